@@ -1,0 +1,1 @@
+"""The students: one light model per surface."""

@@ -1,0 +1,56 @@
+"""The arms of the comparison: what one expert becomes with and without the foundation model."""
+
+import math
+
+from experts.backbone.mlp import MLP
+from experts.fusion import GatedFusion
+from experts.model import ExpertModel
+from streaming.inputs import Inputs
+
+CONTROL, MATCHED, TAE, RESIDUAL, TREATED = ARMS = (
+    "control",
+    "control_matched",
+    "tae",
+    "logit_residual",
+    "treated",
+)
+
+
+def arm_configs(
+    base: ExpertModel.Config, *, fusion: GatedFusion.Config, cross_history: int, inputs: Inputs, embedding: int
+) -> dict[str, ExpertModel.Config]:
+    """Configurations of every arm, by name.
+
+    ``control`` is ``base``. ``tae`` adds the embedding, ``logit_residual`` the teacher's logit, ``treated`` both.
+    ``control_matched`` adds the cross-surface history instead, and gets as many dense parameters as ``treated`` by a
+    wider backbone, so that no gain is one of size.
+    """
+    treated = base.model_copy(update={"fusion": fusion, "logit_residual": True})
+    matched = base.model_copy(update={"cross_history": cross_history})
+    return {
+        CONTROL: base,
+        MATCHED: widened(matched, to=dense_parameters(treated, inputs, embedding), inputs=inputs, embedding=embedding),
+        TAE: base.model_copy(update={"fusion": fusion}),
+        RESIDUAL: base.model_copy(update={"logit_residual": True}),
+        TREATED: treated,
+    }
+
+
+def widened(config: ExpertModel.Config, *, to: int, inputs: Inputs, embedding: int) -> ExpertModel.Config:
+    """``config`` with the narrowest first hidden layer that gives it at least ``to`` dense parameters."""
+    first, *rest = config.backbone.hidden
+    per_unit = dense_parameters(_hidden(config, first + 1, rest), inputs, embedding)
+    per_unit -= dense_parameters(config, inputs, embedding)
+    missing = to - dense_parameters(config, inputs, embedding)
+    return _hidden(config, first + max(0, math.ceil(missing / per_unit)), rest)
+
+
+def dense_parameters(config: ExpertModel.Config, inputs: Inputs, embedding: int) -> int:
+    """Number of parameters outside the embedding tables, which are the same in every arm."""
+    small = config.model_copy(update={"tables": config.tables.model_copy(update={"default": 2, "rows": {}})})
+    model = small.build(inputs=inputs, embedding=embedding, seed=0)
+    return sum(p.numel() for name, p in model.named_parameters() if ".tables." not in name)
+
+
+def _hidden(config: ExpertModel.Config, first: int, rest: list[int]) -> ExpertModel.Config:
+    return config.model_copy(update={"backbone": MLP.Config(hidden=[first, *rest])})

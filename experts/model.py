@@ -1,0 +1,88 @@
+"""An expert: a light model of one surface, with or without what the foundation model passes on.
+
+Shape legend: B requests, C candidates, U distinct items, D width, R width of the foundation embedding, T tasks.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from experts.attention import TargetAttention
+from experts.backbone.mlp import MLP
+from experts.fusion import GatedFusion, TeacherFeatures
+from foundation.hstu.embedding import FeatureEmbedding, TableSizes
+from hypercast.training.random import initialise_, normal_start
+from streaming.batch import RequestBatch
+from streaming.config import Config
+from streaming.inputs import Inputs
+
+
+class ExpertModel(nn.Module):
+    """Embeddings, target attention over a short history, dense features, an MLP, one linear head a task."""
+
+    class Config(Config):
+        """Attributes:
+
+        width: D of embeddings and attention.
+        history: engagements of the expert's own surface that it attends to.
+        cross_history: engagements of all surfaces that it also attends to; 0 for none.
+        fusion: how the foundation embedding enters; None for not at all.
+        logit_residual: whether the foundation model's logit is added to the expert's, by a learned factor a task.
+        """
+
+        width: int = 16
+        history: int = 16
+        cross_history: int = 0
+        fusion: GatedFusion.Config | None = None
+        logit_residual: bool = False
+        backbone: MLP.Config = MLP.Config()
+        tables: TableSizes = TableSizes()
+
+        def build(self, *, inputs: Inputs, embedding: int, seed: int) -> "ExpertModel":
+            return ExpertModel(config=self, inputs=inputs, embedding=embedding, seed=seed)
+
+    def __init__(self, *, config: Config, inputs: Inputs, embedding: int, seed: int) -> None:
+        super().__init__()
+        width, tasks = config.width, len(inputs.tasks)
+        attention = {"width": width, "actions": len(inputs.actions), "surfaces": len(inputs.surfaces)}
+        self.config = config
+        self.items = FeatureEmbedding(capacity=config.tables.of(inputs.item_features), width=width)
+        self.users = FeatureEmbedding(capacity=config.tables.of(inputs.user_features), width=width)
+        self.context = FeatureEmbedding(capacity=config.tables.of(inputs.context), width=width)
+        self.attention = TargetAttention(length=config.history, **attention)
+        own = 3 * width + len(inputs.dense)
+        self.cross_attention = None
+        if config.cross_history:
+            self.cross_attention = TargetAttention(length=config.cross_history, **attention)
+            own += width
+        self.fusion = None
+        fused = 0
+        if config.fusion is not None:
+            self.fusion = config.fusion.build(embedding=embedding, own=own, seed=seed, name="expert/fusion")
+            fused = config.fusion.width
+        self.backbone = config.backbone.build(width=own + fused)
+        self.heads = nn.Linear(self.backbone.width, tasks)
+        normal_start(self.heads.weight, 0.01)
+        self.teacher_factor = nn.Parameter(torch.ones(tasks)) if config.logit_residual else None
+        initialise_(self, seed)
+
+    def forward(self, batch: RequestBatch, teacher: TeacherFeatures) -> Tensor:
+        """Logits of every candidate, float ``[C, T]``; reads nothing of the batch's labels (law L6)."""
+        item_UD = self.items(batch.items)
+        context_BD = self.users(batch.users) + self.context(batch.context)
+        candidate_CD = item_UD[batch.item_C]
+        place = (batch.owner_C, batch.time_B)
+        parts = [
+            candidate_CD,
+            context_BD[batch.owner_C],
+            batch.dense_CF,
+            self.attention(candidate_CD, item_UD, batch.history["surface"], *place),
+        ]
+        if self.cross_attention is not None:
+            parts.append(self.cross_attention(candidate_CD, item_UD, batch.history["all"], *place))
+        own_CE = torch.cat(parts, dim=1)
+        if self.fusion is not None:
+            own_CE = torch.cat([own_CE, self.fusion(teacher, own_CE)], dim=1)
+        logit_CT = self.heads(self.backbone(own_CE))
+        if self.teacher_factor is not None:
+            logit_CT = logit_CT + self.teacher_factor * teacher.logit_CT
+        return logit_CT

@@ -1,0 +1,1 @@
+"""The teacher: the HSTU engine, the foundation model, and what publishes its embeddings."""

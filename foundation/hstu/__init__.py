@@ -1,0 +1,1 @@
+"""The HSTU engine: attention, layers, embedding tables."""

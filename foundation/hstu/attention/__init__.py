@@ -1,0 +1,1 @@
+"""HSTU attention over jagged sequences: one signature, one file per backend."""

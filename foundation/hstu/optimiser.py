@@ -1,0 +1,54 @@
+"""The optimisers of a model with embedding tables: AdamW for dense weights, row-wise Adagrad for tables."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pydantic
+import torch
+from torch import Tensor, nn
+
+from foundation.hstu.embedding import FeatureEmbedding, RowWiseAdagrad
+from streaming.config import Config
+
+
+class ModelOptimiser:
+    """Steps both optimisers of one model at once."""
+
+    class Config(Config):
+        """Attributes: ``learning_rate`` and ``weight_decay`` of AdamW; ``table_learning_rate`` of row-wise Adagrad;
+        ``gradient_clip``, the largest norm of the dense gradient.
+        """
+
+        learning_rate: float = pydantic.Field(default=1e-3, gt=0)
+        table_learning_rate: float = pydantic.Field(default=0.02, gt=0)
+        weight_decay: float = pydantic.Field(default=0.0, ge=0)
+        gradient_clip: float = pydantic.Field(default=1.0, gt=0)
+
+        def build(self, model: nn.Module) -> "ModelOptimiser":
+            return ModelOptimiser(config=self, model=model)
+
+    def __init__(self, *, config: Config, model: nn.Module) -> None:
+        embeddings = [module for module in model.modules() if isinstance(module, FeatureEmbedding)]
+        tables = {id(parameter) for embedding in embeddings for parameter in embedding.parameters()}
+        self.config = config
+        self.weights = [parameter for parameter in model.parameters() if id(parameter) not in tables]
+        self.dense = torch.optim.AdamW(
+            self.weights, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        self.sparse = RowWiseAdagrad(embeddings, learning_rate=config.table_learning_rate)
+
+    def step(self, loss: Tensor) -> None:
+        """Back-propagate ``loss`` and update every weight."""
+        self.dense.zero_grad(set_to_none=True)
+        self.sparse.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.weights, self.config.gradient_clip, foreach=True)
+        self.dense.step()
+        self.sparse.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"dense": self.dense.state_dict(), "sparse": self.sparse.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.dense.load_state_dict(state["dense"])
+        self.sparse.load_state_dict(state["sparse"])

@@ -1,0 +1,117 @@
+"""Publishing: a snapshot scores a window's requests before anything has trained on them."""
+
+import hashlib
+import json
+
+import numpy as np
+import torch
+
+from foundation.model import FoundationModel
+from hypercast.registry import Registry, Snapshot
+from hypercast.store.segment import Segment
+from hypercast.store.tae_log import TaeLog
+from streaming.config import Config
+from streaming.dataset import Window
+from streaming.inputs import Inputs
+from streaming.workspace import Workspace
+
+
+class Publisher:
+    """Writes the TAE log from snapshots in the registry; knows nothing of the model that is training."""
+
+    class Config(Config):
+        """Attributes: ``lineage``, the name snapshots are published under; ``dtype`` of the vectors in the log;
+        ``batch_size``, requests scored at once; ``keep``, how many of the newest snapshots stay on disk.
+        """
+
+        lineage: str = "FM"
+        dtype: str = "float16"
+        batch_size: int = 64
+        keep: int = 4
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        model: FoundationModel.Config,
+        workspace: Workspace,
+        registry: Registry,
+        log: TaeLog,
+    ) -> None:
+        self.config = config
+        self.workspace = workspace
+        self.registry = registry
+        self.log = log
+        self.schema_hash = schema_hash(model, workspace.inputs)
+        self.model = model.build(inputs=workspace.inputs, seed=0).eval()
+        self.reader = workspace.reader({"all": (workspace.engagements, model.history)})
+        self._loaded: str | None = None
+
+    def release(self, model: FoundationModel, *, watermark: int, metrics: dict[str, float]) -> Snapshot:
+        """Publish the weights of ``model`` as the next snapshot.
+
+        Args:
+            model: the one that is training.
+            watermark: exclusive upper bound of every event time and label time that it has consumed (law L3).
+            metrics: kept in the manifest.
+        """
+        previous = self.registry.list(self.config.lineage)
+        earlier = [snapshot for snapshot in previous if snapshot.watermark < watermark]
+        snapshot = self.registry.publish(
+            lineage=self.config.lineage,
+            tensors=dict(model.state_dict()),
+            watermark=watermark,
+            schema_hash=self.schema_hash,
+            dims={"penultimate": model.config.representation},
+            dtype=self.config.dtype,
+            tasks=self.workspace.inputs.tasks,
+            metrics=metrics,
+            parent=earlier[-1].name if earlier else None,
+            metadata={"model": model.config.model_dump(mode="json")},
+        )
+        self.registry.prune(self.config.lineage, keep=self.config.keep)
+        return snapshot
+
+    @torch.inference_mode()
+    def publish(self, window: Window) -> Segment:
+        """Score every candidate of ``window`` by the newest snapshot whose watermark is not after the window's start.
+
+        What that snapshot has published of the window already is returned as it is.
+        """
+        snapshot = self.registry.latest(self.config.lineage, as_of=window.start)
+        digest = self.workspace.dataset.requests_digest(window.index)
+        existing = self.log.find(snapshot.name, window.index)
+        if existing is not None and existing.requests_digest == digest:
+            return existing
+        self._load(snapshot)
+        requests = self.workspace.requests(window.index)
+        outputs = [self.model(batch) for batch in self.reader.batches(requests, size=self.config.batch_size)]
+        inputs = self.workspace.inputs
+        representation = [output.penultimate_CR for output in outputs]
+        logits = [output.logit_CT for output in outputs]
+        logit_CT = torch.cat(logits) if logits else torch.zeros(0, len(inputs.tasks))
+        table = self.log.rows(
+            snapshot=snapshot,
+            request_id=np.repeat(requests.request_id, np.diff(requests.offsets)),
+            candidate_id=requests.candidate_id,
+            item_id=requests.item_id,
+            time=np.repeat(requests.time, np.diff(requests.offsets)),
+            representations={
+                "penultimate": torch.cat(representation)
+                if representation
+                else torch.zeros(0, self.model.config.representation)
+            },
+            teacher_logits={task: logit_CT[:, index] for index, task in enumerate(inputs.tasks)},
+        )
+        return self.log.write(snapshot=snapshot, window=window.index, table=table, requests_digest=digest)
+
+    def _load(self, snapshot: Snapshot) -> None:
+        if snapshot.name != self._loaded:
+            self.model.load_state_dict(snapshot.load())
+            self._loaded = snapshot.name
+
+
+def schema_hash(model: FoundationModel.Config, inputs: Inputs) -> str:
+    """Equal for snapshots whose weights and vectors are interchangeable in shape and meaning."""
+    described = {"model": model.model_dump(mode="json"), "inputs": vars(inputs)}
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,81 @@
+"""What the train loop calls to train the foundation model."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pydantic
+
+from foundation.hstu.optimiser import ModelOptimiser
+from foundation.model import FoundationModel
+from foundation.publish import Publisher
+from hypercast.training.loop import ContinualTrainer
+from hypercast.training.random import get_states, set_states
+from streaming.batch import RequestBatch
+from streaming.config import Config
+from streaming.dataset import Window
+from streaming.workspace import Workspace
+
+
+class FoundationLearner:
+    """Trains on every surface's requests and publishes a snapshot after each window."""
+
+    class Config(Config):
+        """Attributes: ``batch_size`` in requests; ``surface_weight`` of the surface-specific tasks in the loss."""
+
+        batch_size: int = pydantic.Field(default=64, ge=1)
+        surface_weight: float = pydantic.Field(default=0.2, ge=0)
+        model: FoundationModel.Config = FoundationModel.Config()
+        optimiser: ModelOptimiser.Config = ModelOptimiser.Config()
+        publisher: Publisher.Config = Publisher.Config()
+        trainer: ContinualTrainer.Config = ContinualTrainer.Config()
+
+    def __init__(self, *, config: Config, workspace: Workspace, publisher: Publisher, seed: int) -> None:
+        self.config = config
+        self.workspace = workspace
+        self.publisher = publisher
+        self.model = config.model.build(inputs=workspace.inputs, seed=seed).train()
+        self.optimiser = config.optimiser.build(self.model)
+        self.reader = workspace.reader({"all": (workspace.engagements, config.model.history)})
+
+    def prepare(self, window: Window) -> None:
+        """Before anything was trained on, release the untrained model, so that the first window has a snapshot too."""
+        if window == self.workspace.dataset.windows[0]:
+            self.publisher.release(self.model, watermark=window.start, metrics={})
+
+    def evaluate(self, window: Window) -> Mapping[str, float]:
+        """Publish the window's TAEs by the newest snapshot that has seen nothing of it."""
+        self.prepare(window)
+        segment = self.publisher.publish(window)
+        return {"published_rows": float(len(segment.table))}
+
+    def batches(self, window: Window) -> Iterator[RequestBatch]:
+        """Requests whose labels became known in the window: its own and, of tasks with a delay, earlier windows'."""
+        for _, requests in self.workspace.learned_in(window):
+            yield from self.reader.batches(requests, size=self.config.batch_size, since=window.start, before=window.end)
+
+    def step(self, batch: RequestBatch) -> Mapping[str, float]:
+        loss = self.model.loss(self.model(batch), batch, surface_weight=self.config.surface_weight)
+        self.optimiser.step(loss)
+        return {"train_loss": loss.item()}
+
+    def finish(self, window: Window) -> Mapping[str, float]:
+        """Publish the snapshot whose watermark is the window's end."""
+        self.publisher.release(self.model, watermark=window.end, metrics={})
+        embeddings = {"items": self.model.items, "users": self.model.users, "context": self.model.context}
+        return {
+            f"tables/{kind}/{name}": value
+            for kind, embedding in embeddings.items()
+            for name, value in embedding.statistics().items()
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "dropout": get_states(self.model),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        set_states(self.model, state["dropout"])

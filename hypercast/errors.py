@@ -1,0 +1,15 @@
+"""Errors of this package that a user can act on (see :mod:`streaming.errors`)."""
+
+from streaming.errors import UserError
+
+
+class RegistryError(UserError):
+    """A snapshot or pin that does not exist, is damaged, or contradicts what was published before."""
+
+
+class StoreError(UserError):
+    """Embeddings that do not fit the store, or a store whose files are damaged."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be written or read back exactly."""

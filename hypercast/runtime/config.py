@@ -1,0 +1,54 @@
+"""What a platform is: a data set, a foundation model, experts, and how to run them."""
+
+from pathlib import Path
+from typing import Literal
+
+import pydantic
+
+from experts.steps import SurfaceLearner
+from foundation.steps import FoundationLearner
+from hypercast.store.tae_log import TaeLog
+from streaming.config import Config
+from streaming.importers.complete_journey import CompleteJourney
+from transfer.gain import COLD, STEADY, Span
+from transfer.monitor import Monitor
+
+
+class DatasetChoice(Config):
+    """Attributes: ``path`` of the data set; ``complete_journey``, how to import it there if it is not there yet."""
+
+    path: Path
+    complete_journey: CompleteJourney.Config | None = None
+
+
+class PlatformConfig(Config):
+    """Contents of a platform file.
+
+    Attributes:
+        name: of the MLflow experiment.
+        run: folder of everything that a run writes; a rerun in the same folder resumes.
+        seeds: one expert of each arm a seed; the first is also the foundation model's.
+        windows: how many windows to run, from the first; None for all.
+        spans: windows that reports pool, by name: first and last.
+        engine: ``local`` runs jobs one after the other in this process, ``ray`` in actors side by side.
+        expert_jobs: over how many jobs the surfaces' experts are spread.
+        threads: of torch in each job. Results are the same bits for the same number, under either engine.
+    """
+
+    name: str
+    dataset: DatasetChoice
+    run: Path
+    seeds: list[int] = pydantic.Field(default=[0], min_length=1)
+    windows: int | None = pydantic.Field(default=None, ge=1)
+    spans: dict[str, tuple[int, int]] = {span.name: (span.first, span.last) for span in (COLD, STEADY)}
+    engine: Literal["local", "ray"] = "local"
+    expert_jobs: int = pydantic.Field(default=1, ge=1)
+    threads: int = pydantic.Field(default=1, ge=1)
+    foundation: FoundationLearner.Config = FoundationLearner.Config()
+    expert: SurfaceLearner.Config = SurfaceLearner.Config()
+    log: TaeLog.Config = TaeLog.Config()
+    monitor: Monitor.Config = Monitor.Config()
+
+    def report_spans(self) -> list[Span]:
+        """The spans as the report takes them."""
+        return [Span(name, first, last) for name, (first, last) in self.spans.items()]

@@ -1,0 +1,92 @@
+"""The two kinds of jobs of a platform; each owns its state, checkpoints it, and resumes on construction."""
+
+from pathlib import Path
+
+import torch
+
+from experts.steps import SurfaceLearner
+from foundation.publish import Publisher
+from foundation.steps import FoundationLearner
+from hypercast import pins
+from hypercast.pins import Pin
+from hypercast.registry import Registry
+from hypercast.runtime.config import PlatformConfig
+from hypercast.store.tae_log import TaeLog
+from hypercast.training.loop import ContinualTrainer
+from streaming.dataset import Dataset
+from streaming.workspace import Workspace
+
+
+class FoundationJob:
+    """Publishes each window and trains on it."""
+
+    def __init__(self, config: PlatformConfig, run: Path) -> None:
+        torch.set_num_threads(config.threads)
+        self.workspace = Workspace(Dataset.open(config.dataset.path))
+        self.publisher = Publisher(
+            config=config.foundation.publisher,
+            model=config.foundation.model,
+            workspace=self.workspace,
+            registry=Registry(run / "registry"),
+            log=config.log.build(run / "tae_log"),
+        )
+        self.learner = FoundationLearner(
+            config=config.foundation, workspace=self.workspace, publisher=self.publisher, seed=config.seeds[0]
+        )
+        self.trainer = ContinualTrainer(
+            config=config.foundation.trainer, learner=self.learner, checkpoints=run / "checkpoints" / "foundation"
+        )
+
+    def publish(self, window: int) -> str:
+        """Write the window's TAEs, by weights that have seen nothing of it; returns the snapshot's name."""
+        self.learner.prepare(self.workspace.dataset.window(window))
+        return self.publisher.publish(self.workspace.dataset.window(window)).snapshot
+
+    def run_window(self, window: int) -> dict[str, float]:
+        """Train on the window and release the next snapshot; returns metrics."""
+        return self.trainer.run_window(self.workspace.dataset.window(window))
+
+
+class ExpertJob:
+    """All arms of some surfaces' experts."""
+
+    def __init__(self, config: PlatformConfig, run: Path, surfaces: list[str]) -> None:
+        torch.set_num_threads(config.threads)
+        self.workspace = Workspace(Dataset.open(config.dataset.path))
+        registry = Registry(run / "registry")
+        log = config.log.build(run / "tae_log")
+        self.trainers = {
+            surface: self._trainer(config, run, surface, log=log, registry=registry) for surface in surfaces
+        }
+
+    def run_window(self, window: int, published: str) -> dict[str, dict[str, float]]:
+        """Predict the window with every arm, then train on it; returns metrics by surface.
+
+        ``published`` is the snapshot that wrote the window's TAEs: waiting for it is what orders the two jobs.
+        """
+        current = self.workspace.dataset.window(window)
+        return {surface: trainer.run_window(current) for surface, trainer in self.trainers.items()}
+
+    def _trainer(
+        self, config: PlatformConfig, run: Path, surface: str, *, log: TaeLog, registry: Registry
+    ) -> ContinualTrainer:
+        learner = SurfaceLearner(
+            config=config.expert,
+            surface=surface,
+            workspace=self.workspace,
+            log=log,
+            pin=_pin(registry, surface, lineage=config.foundation.publisher.lineage),
+            embedding=config.foundation.model.representation,
+            seeds=config.seeds,
+            run=run,
+        )
+        return ContinualTrainer(
+            config=config.expert.trainer, learner=learner, checkpoints=run / "checkpoints" / "experts" / surface
+        )
+
+
+def _pin(registry: Registry, expert: str, *, lineage: str) -> Pin:
+    """The expert's pin. A new expert follows the lineage; an old one stays where it was put."""
+    if expert in pins.experts(registry.root):
+        return registry.pinned(expert)
+    return registry.pin(expert, lineage=lineage)

@@ -1,0 +1,152 @@
+"""The continual loop of a platform: publish, predict, train, monitor, window by window."""
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hypercast.registry import Registry
+from hypercast.runtime.config import PlatformConfig
+from hypercast.runtime.engine import Engine, LocalEngine, RayEngine
+from hypercast.runtime.jobs import ExpertJob, FoundationJob
+from streaming import config as configuration
+from streaming import files
+from streaming.dataset import Dataset, Window
+from streaming.errors import ConfigError
+from transfer import curve, figures, gain, report, sums
+from transfer.monitor import FOUNDATION, PLATFORM, Monitor, expert_key
+from transfer.report import Report
+
+LOOKAHEAD = 2
+"""Windows that the foundation model may run ahead of the slowest expert, so that no job waits for another's step."""
+
+Progress = Callable[[str, float], None]
+_logger = logging.getLogger(__name__)
+
+
+class Platform:
+    """Runs a :class:`PlatformConfig`; a rerun in the same folder continues where the last one was killed."""
+
+    def __init__(self, config: PlatformConfig) -> None:
+        self.config = config
+        self.run_folder = config.run
+        self._keep_config()
+        self.dataset = Dataset.open(config.dataset.path)
+        self.task = self.dataset.config.tasks[0].name
+
+    def run(self, progress: Progress) -> Report:
+        """Run every window; returns the report. ``progress`` gets a message and the share of windows done."""
+        windows = self.dataset.windows[: self.config.windows]
+        engine: Engine = RayEngine() if self.config.engine == "ray" else LocalEngine()
+        try:
+            with self.config.monitor.build(run=self.run_folder, platform=self.config.name) as monitor:
+                monitor.log_config(self.config)
+                monitor.log_params(self.config.model_dump(mode="json"))
+                self._loop(engine, monitor, windows, progress)
+                return self._conclude(monitor)
+        finally:
+            engine.close()
+
+    def report(self, *, untouched: bool = False) -> Report:
+        """Compare the arms on what was predicted so far; ``untouched``: of the fifth of users kept apart."""
+        return report.build(
+            self.run_folder,
+            task=self.task,
+            spans=self.config.report_spans(),
+            surfaces=self.dataset.config.surfaces,
+            untouched=untouched,
+        )
+
+    def _loop(self, engine: Engine, monitor: Monitor, windows: list[Window], progress: Progress) -> None:
+        surfaces = self.dataset.config.surfaces
+        foundation = engine.start(FoundationJob, self.config, self.run_folder)
+        jobs = min(self.config.expert_jobs, len(surfaces))
+        experts = [engine.start(ExpertJob, self.config, self.run_folder, surfaces[job::jobs]) for job in range(jobs)]
+        pending: deque[tuple[Window, Any, list[Any]]] = deque()
+        for window in windows:
+            published = engine.call(foundation, "publish", window.index)
+            learned = [engine.call(expert, "run_window", window.index, published) for expert in experts]
+            trained = engine.call(foundation, "run_window", window.index)
+            pending.append((window, trained, learned))
+            if len(pending) > LOOKAHEAD or window is windows[-1]:
+                while len(pending) > (0 if window is windows[-1] else LOOKAHEAD):
+                    done, trained, learned = pending.popleft()
+                    by_surface = {name: row for job in learned for name, row in engine.result(job).items()}
+                    self._monitor(monitor, done, engine.result(trained), by_surface)
+                    progress(f"window {done.index}", (windows.index(done) + 1) / len(windows))
+
+    def _monitor(
+        self,
+        monitor: Monitor,
+        window: Window,
+        foundation: dict[str, float],
+        by_surface: dict[str, dict[str, float]],
+    ) -> None:
+        """Log one window of every run; the users kept apart are left out, as everywhere in development."""
+        metrics: dict[str, dict[str, float]] = {FOUNDATION: dict(foundation), PLATFORM: {}}
+        seen = {}
+        for surface, learned in by_surface.items():
+            seen[surface] = sums.of_window(self.run_folder, surface=surface, window=window.index, task=self.task)
+            seen[surface] = seen[surface].select(untouched=False)
+            for column, values in seen[surface].metrics().items():
+                if column.arm == gain.FM_HEAD:
+                    metrics[FOUNDATION] |= {f"{name}/{surface}": value for name, value in values.items()}
+                else:
+                    key = expert_key(surface, column.arm, column.seed)
+                    loss = f"{column.arm}.seed{column.seed}/train_loss"
+                    metrics[key] = {**values, "train_loss": learned.get(loss, float("nan"))}
+            coverage = {f"{name}/{surface}": value for name, value in learned.items() if name.startswith("coverage/")}
+            metrics[PLATFORM] |= coverage
+        seen[gain.POOLED] = gain.pooled(seen)
+        for surface, of_surface in seen.items():
+            name = surface.replace(" ", "_")
+            for one in gain.gains(of_surface, surface=surface, span=f"window {window.index}", replicates=200):
+                key = f"{one.arm}_vs_{one.against}/{name}"
+                metrics[PLATFORM] |= {f"gain_pct/{key}": one.gain_pct}
+                metrics[PLATFORM] |= {f"gain_lo/{key}": one.lo, f"gain_hi/{key}": one.hi}
+        monitor.log_window(window=window.index, end=window.end, metrics=metrics)
+
+    def _conclude(self, monitor: Monitor) -> Report:
+        """Tables, figures and registered models of the whole run."""
+        result = self.report()
+        monitor.log_report(result)
+        monitor.log_report(self.report(untouched=True), name="report_untouched_users")
+        files.write_text(self.run_folder / "report.md", result.to_markdown())
+        by_window = curve.curves(self.run_folder, task=self.task, surfaces=self.dataset.config.surfaces)
+        monitor.log_figure(figures.gain_over_windows(by_window), name="gain_over_windows")
+        monitor.log_figure(figures.entropy_over_windows(by_window), name="entropy_over_windows")
+        lineage = self.config.foundation.publisher.lineage
+        for snapshot in Registry(self.run_folder / "registry").list(lineage):
+            monitor.register_snapshot(
+                snapshot.path,
+                name=f"{self.config.name}-{lineage}",
+                snapshot=snapshot.name,
+                info={"watermark": snapshot.watermark, "schema_hash": snapshot.manifest["schema_hash"]},
+                alias="current",
+            )
+        return result
+
+    def _keep_config(self) -> None:
+        """Write the configuration into the run folder, or refuse a folder that was begun with another one.
+
+        The engine, the number of expert jobs and of windows may change between runs: results do not depend on them.
+        """
+        path = self.run_folder / "platform.yaml"
+        free = {"engine", "expert_jobs", "windows", "run"}
+        if path.is_file():
+            before = configuration.load(path, PlatformConfig)
+            if before.model_dump(exclude=free) != self.config.model_dump(exclude=free):
+                raise ConfigError(
+                    f"{path}: this folder holds a run with another configuration; a run resumes only under its own. "
+                    "Give another folder, for example: hypercast run PLATFORM.yaml --run runs/second"
+                )
+        files.write_text(path, configuration.dump(self.config))
+
+
+def import_if_absent(choice: Any, progress: Progress) -> Path:
+    """Import the data set that ``choice`` names, unless it is there; returns its path."""
+    if choice.complete_journey is not None and not (Path(choice.path) / "dataset.yaml").is_file():
+        _logger.info("importing Complete Journey into %s", choice.path)
+        choice.complete_journey.build(Path(choice.path), progress)
+    return Path(choice.path)

@@ -1,0 +1,1 @@
+"""Embeddings by key: the columnar log that is published offline, and stores for point reads online."""

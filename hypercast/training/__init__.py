@@ -1,0 +1,1 @@
+"""The one train loop, its checkpoints and its named random streams."""

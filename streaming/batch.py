@@ -1,0 +1,153 @@
+"""Jagged request batches: user work once per request, item attributes once per distinct item, nothing padded.
+
+Shape legend: B requests, L history tokens, C candidates, U distinct items, F dense features, K context features,
+T tasks.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from streaming.catalogue import Catalogue
+from streaming.history import EngagementLog, gather
+from streaming.requests import Requests
+
+
+@dataclass(frozen=True, kw_only=True)
+class History:
+    """Engagements strictly before each request, oldest first (law L1).
+
+    Attributes:
+        item_L: int64, index into the batch's distinct items.
+        surface_L: int64, index of the surface, -1 for none.
+        action_L: int64.
+        time_L: int64 microseconds.
+        offsets: int64 ``[B + 1]``.
+    """
+
+    item_L: Tensor
+    surface_L: Tensor
+    action_L: Tensor
+    time_L: Tensor
+    offsets: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """Supervision for losses and metrics, never for models (law L6).
+
+    Attributes:
+        label_CT: float32, 0 where unknown.
+        known_CT: bool, which labels became known in the interval that this batch trains on (law L2).
+    """
+
+    label_CT: Tensor
+    known_CT: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestBatch:
+    """One batch. Sparse features travel as one KeyedJaggedTensor with a code per key and row.
+
+    Attributes:
+        items: item attributes, keys as ``Catalogue.features``, U rows.
+        users: user attributes, B rows.
+        context: context features, B rows.
+        time_B: int64 microseconds.
+        history: one jagged history a request, by name: see :class:`BatchReader`.
+        item_C: int64, index into the batch's distinct items.
+        surface_C: int64.
+        dense_CF: float32.
+        owner_C: int64, each candidate's request.
+        offsets: int64 ``[B + 1]``.
+        labels: apart from the inputs.
+    """
+
+    items: KeyedJaggedTensor
+    users: KeyedJaggedTensor
+    context: KeyedJaggedTensor
+    time_B: Tensor
+    history: dict[str, History]
+    item_C: Tensor
+    surface_C: Tensor
+    dense_CF: Tensor
+    owner_C: Tensor
+    offsets: Tensor
+    labels: Labels
+
+    def __len__(self) -> int:
+        return len(self.time_B)
+
+
+class BatchReader:
+    """Turns requests into batches.
+
+    Args:
+        items, users: the catalogues.
+        context: names of the context features.
+        histories: by name, the engagement log to read and the largest number of engagements taken from it.
+    """
+
+    def __init__(
+        self,
+        *,
+        items: Catalogue,
+        users: Catalogue,
+        context: list[str],
+        histories: dict[str, tuple[EngagementLog, int]],
+    ) -> None:
+        self.items = items
+        self.users = users
+        self.context = context
+        self.histories = histories
+
+    def batches(self, requests: Requests, *, size: int, since: int = 0, before: int = 0) -> Iterator[RequestBatch]:
+        """Batches of ``size`` requests in time order; only labels known in ``[since, before)`` are marked as known."""
+        for start in range(0, len(requests), size):
+            yield self.batch(requests.slice(start, start + size), since=since, before=before)
+
+    def batch(self, requests: Requests, *, since: int = 0, before: int = 0) -> RequestBatch:
+        """One batch of all ``requests``."""
+        cuts = {}
+        for name, (log, max_length) in self.histories.items():
+            start, end = log.spans(requests.user_id, requests.time, max_length=max_length)
+            cuts[name] = (log, *gather(start, end))
+        seen = [requests.item, *(log.item[index] for log, index, _ in cuts.values())]
+        rows, position = np.unique(np.concatenate(seen), return_inverse=True)
+        item_C, *item_L = np.split(position, np.cumsum([len(part) for part in seen])[:-1])
+        supervision = requests.supervision
+        return RequestBatch(
+            items=keyed(self.items.features, self.items.code[rows]),
+            users=keyed(self.users.features, self.users.code[requests.user]),
+            context=keyed(self.context, requests.context),
+            time_B=torch.from_numpy(requests.time),
+            history={
+                name: History(
+                    item_L=torch.from_numpy(item),
+                    surface_L=torch.from_numpy(log.surface[index]),
+                    action_L=torch.from_numpy(log.action[index]),
+                    time_L=torch.from_numpy(log.time[index]),
+                    offsets=torch.from_numpy(offsets),
+                )
+                for item, (name, (log, index, offsets)) in zip(item_L, cuts.items(), strict=True)
+            },
+            item_C=torch.from_numpy(item_C),
+            surface_C=torch.from_numpy(requests.surface),
+            dense_CF=torch.from_numpy(requests.dense),
+            owner_C=torch.from_numpy(requests.owner),
+            offsets=torch.from_numpy(requests.offsets),
+            labels=Labels(
+                label_CT=torch.from_numpy(supervision.label),
+                known_CT=torch.from_numpy(supervision.known(since=since, before=before)),
+            ),
+        )
+
+
+def keyed(features: list[str], code: np.ndarray) -> KeyedJaggedTensor:
+    """``code`` int64 ``[rows, len(features)]`` as a KeyedJaggedTensor with one value a key and row."""
+    values = torch.from_numpy(np.ascontiguousarray(code.T)).reshape(-1)
+    return KeyedJaggedTensor(keys=features, values=values, lengths=torch.ones(len(values), dtype=torch.int32))

@@ -1,0 +1,191 @@
+"""Dense features of a (request, candidate), as of just before the request (law L5).
+
+A request at time t reads only engagements with time < t, strictly: what is bought in one basket shares one time and
+must not see itself. Values go through fixed transforms, never fitted ones: counts and popularities ``log1p``, recencies
+``exp(-days / 30)`` with 0 for never.
+
+===================== =====================================================================================
+user_X_count          the user's past engagements with the item, or with items of its category, type, department
+user_X_recency        the time since the last of them
+X_popularity          everybody's past engagements, decayed by exp(-age / 4 weeks)
+stores_promoting      stores that promote the item in this window, known from the window's start
+===================== =====================================================================================
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+DENSE = (
+    "user_item_count",
+    "user_item_recency",
+    "user_category_count",
+    "user_category_recency",
+    "user_type_count",
+    "user_type_recency",
+    "user_department_count",
+    "item_popularity",
+    "category_popularity",
+    "type_popularity",
+    "stores_promoting",
+)
+
+DAY = 86_400_000_000  # microseconds
+RECENCY_SCALE = 30 * DAY
+POPULARITY_SCALE = 28 * DAY
+
+Int = npt.NDArray[np.int64]
+Float = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engagements:
+    """Engagements as parallel arrays, in any order. ``user`` and ``item`` are codes counted from 0."""
+
+    user: Int
+    item: Int
+    time: Int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemGroups:
+    """Code of each item's category, type and department, indexed by item code; -1 = unknown."""
+
+    category: Int
+    type: Int
+    department: Int
+
+
+class DenseFeatures:
+    """All of :data:`DENSE` for any (user, item, time), from one log of engagements.
+
+    >>> features = DenseFeatures(engagements=engagements, groups=groups)
+    >>> dense = features.at(user=user, item=item, time=time, stores_promoting=stores)  # float32 [C, 11]
+    """
+
+    def __init__(self, *, engagements: Engagements, groups: ItemGroups) -> None:
+        self._groups = groups
+        self._times, rank = np.unique(engagements.time, return_inverse=True)
+        user, item = engagements.user, engagements.item
+        category, kind, department = groups.category, groups.type, groups.department
+        self._by_user = {
+            "item": _Past(_pair(user, item, len(category)), rank, engagements.time),
+            "category": _Past(_pair(user, category[item], _size(category)), rank, engagements.time),
+            "type": _Past(_pair(user, kind[item], _size(kind)), rank, engagements.time),
+            "department": _Past(_pair(user, department[item], _size(department)), rank, engagements.time),
+        }
+        self._by_all = {
+            "item": _Past(item, rank, engagements.time, decay=POPULARITY_SCALE),
+            "category": _Past(category[item], rank, engagements.time, decay=POPULARITY_SCALE),
+            "type": _Past(kind[item], rank, engagements.time, decay=POPULARITY_SCALE),
+        }
+
+    def at(self, *, user: Int, item: Int, time: Int, stores_promoting: Int) -> npt.NDArray[np.float32]:
+        """Features just before ``time``.
+
+        Args:
+            user: Codes [C]; a code that never engaged has no past.
+            item: Codes [C].
+            time: Microseconds UTC [C].
+            stores_promoting: Number of stores that promote the item in the window [C].
+
+        Returns:
+            [C, len(DENSE)], columns as in :data:`DENSE`.
+        """
+        rank = np.searchsorted(self._times, time, side="left")
+        groups = self._groups
+        of_item = {
+            "item": (item, len(groups.category)),
+            "category": (groups.category[item], _size(groups.category)),
+            "type": (groups.type[item], _size(groups.type)),
+            "department": (groups.department[item], _size(groups.department)),
+        }
+        columns: dict[str, Float] = {"stores_promoting": np.log1p(stores_promoting)}
+        for name, past in self._by_user.items():
+            count, last = past.count_and_last(_pair(user, *of_item[name]), rank)
+            columns[f"user_{name}_count"] = np.log1p(count)
+            columns[f"user_{name}_recency"] = np.where(count > 0, np.exp((last - time) / RECENCY_SCALE), 0.0)
+        for name, past in self._by_all.items():
+            columns[f"{name}_popularity"] = np.log1p(past.decayed(of_item[name][0], rank, time))
+        return np.stack([columns[name].astype(np.float32) for name in DENSE], axis=1)
+
+
+def codes(column: pa.ChunkedArray) -> Int:
+    """Codes from 0 of a categorical column's values, in the order of first appearance; -1 = null."""
+    encoded = column.combine_chunks().dictionary_encode()
+    return encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+class _Past:
+    """Engagements sorted by (group, time): one binary search finds those of a group before a time.
+
+    Args:
+        group: [E], -1 = in no group.
+        rank: Rank of each engagement's time among all distinct times [E].
+        time: [E].
+        decay: Where given, sums of exp(-age / decay) are prepared as well.
+    """
+
+    def __init__(self, group: Int, rank: Int, time: Int, *, decay: int | None = None) -> None:
+        member = group >= 0
+        found, code = np.unique(group[member], return_inverse=True)
+        self._ranks = int(rank.max(initial=-1)) + 2
+        key = code * self._ranks + rank[member]
+        order = np.argsort(key, kind="stable")
+        self._key, self._time = key[order], time[member][order]
+        # One more group than there are, empty and larger than any, for groups that never occurred.
+        self._group = np.append(found, np.iinfo(np.int64).max)
+        self._first = np.append(np.searchsorted(code[order], np.arange(len(found))), len(key))
+        self._decay = decay
+        if decay is not None:
+            self._sums = _decayed_sums(self._time, np.arange(len(key)) - self._first[code[order]], decay)
+
+    def _span(self, group: Int, rank: Int) -> tuple[Int, Int]:
+        """[first, end) of each group's engagements with a lower rank; empty where there are none."""
+        code = np.searchsorted(self._group, group)
+        first = self._first[code]
+        end = np.searchsorted(self._key, code * self._ranks + rank, side="left")
+        return first, np.where(self._group[code] == group, end, first)
+
+    def count_and_last(self, group: Int, rank: Int) -> tuple[Int, Int]:
+        """Number of engagements [Q] and time of the last one [Q]; the latter has no meaning where there are none."""
+        first, end = self._span(group, rank)
+        last = np.append(self._time, 0)[np.where(end > first, end - 1, len(self._time))]
+        return end - first, last
+
+    def decayed(self, group: Int, rank: Int, time: Int) -> Float:
+        """Sum over the group's engagements before ``time`` of exp(-age / decay) [Q]."""
+        if self._decay is None:
+            raise ValueError("built without decay")
+        first, end = self._span(group, rank)
+        some = np.flatnonzero(end > first)
+        last = end[some] - 1
+        sums = np.zeros(len(group))
+        sums[some] = self._sums[last] * np.exp((self._time[last] - time[some]) / self._decay)
+        return sums
+
+
+def _decayed_sums(time: Int, position: Int, decay: int) -> Float:
+    """For each engagement: sum of exp(-age / decay) over its group's engagements up to and including it.
+
+    A scan that doubles its reach at each step. Unlike differences of one long prefix sum it adds only positive terms of
+    the same group's past, so neither another group's nor a later engagement can move so much as a rounding error.
+    """
+    sums = np.ones(len(time))
+    reach = 1
+    while reach <= position.max(initial=0):
+        later = np.flatnonzero(position >= reach)
+        earlier = later - reach
+        sums[later] += sums[earlier] * np.exp((time[earlier] - time[later]) / decay)
+        reach *= 2
+    return sums
+
+
+def _pair(user: Int, group: Int, size: int) -> Int:
+    return np.where(group >= 0, user * size + group, -1)
+
+
+def _size(group: Int) -> int:
+    return int(group.max(initial=-1)) + 1

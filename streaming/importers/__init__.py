@@ -1,0 +1,1 @@
+"""Importers: one file per data set or format, each writing the data set format of ``streaming.schema``."""

@@ -1,0 +1,15 @@
+"""Fixtures shared by all tests."""
+
+from pathlib import Path
+
+import pytest
+
+from streaming.dataset import Dataset
+from streaming.importers.synthetic import Synthetic
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """A synthetic data set with 6 windows, 40 users and 60 items. Read only: copy it before changing a file."""
+    path: Path = tmp_path_factory.mktemp("data") / "tiny"
+    return Synthetic.Config().build(path)

@@ -1,0 +1,1 @@
+"""What passes between teacher and students: labels, metrics, gains, monitoring."""

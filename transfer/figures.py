@@ -1,0 +1,133 @@
+"""Figures of a run: gain over windows per surface, and normalised entropy over windows per arm.
+
+Small multiples, one panel per surface and one pooled. Colours are Okabe and Ito's (2008), told apart by the
+colour-blind and, by line style, without colour. Figures are drawn without pyplot, so that nothing global is touched.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from streaming import files
+from transfer.curve import Curves
+from transfer.gain import CONTROL, CONTROL_MATCHED, FM_HEAD, LOGIT_RESIDUAL, POOLED, TAE, TREATED, Gain
+
+_STYLE = {
+    CONTROL: ("#000000", "-", "control"),
+    CONTROL_MATCHED: ("#56B4E9", "--", "matched control"),
+    TAE: ("#E69F00", "-.", "TAE"),
+    LOGIT_RESIDUAL: ("#CC79A7", ":", "logit residual"),
+    TREATED: ("#0072B2", "-", "treated (TAE + logit residual)"),
+    FM_HEAD: ("#009E73", (0, (5, 1, 1, 1, 1, 1)), "FM's own head"),
+}
+_COLUMNS = 4
+
+
+def gain_over_windows(curves: Curves, *, arm: str = TREATED, against: str = CONTROL) -> Figure:
+    """Gain of ``arm`` over ``against`` per window: a line, its 95 % band, and the noise floor shaded around zero."""
+    figure, panels = _panels(list(curves))
+    colour = _STYLE[arm][0] if arm in _STYLE else "#0072B2"
+    drawn = []
+    for name, axes in panels.items():
+        gains = {point.window: point.gains[arm, against] for point in curves[name] if (arm, against) in point.gains}
+        _draw_gain(axes, gains, colour)
+        drawn += [one.gain_pct for one in gains.values()]
+    if drawn:
+        # Common limits from the lines, not from the bands: one wild window must not flatten the rest.
+        low, high = min(0.0, float(np.quantile(drawn, 0.02))), max(0.0, float(np.quantile(drawn, 0.98)))
+        margin = 0.35 * max(high - low, 0.1)
+        for axes in panels.values():
+            axes.set_ylim(low - margin, high + margin)
+    title = f"Gain of {_label(arm)} over {_label(against)} in %, per window (above 0 is better)"
+    _finish(figure, panels, title, "gain, %")
+    return figure
+
+
+def entropy_over_windows(curves: Curves) -> Figure:
+    """Normalised entropy of every arm per window, a mean over seeds; lower is better."""
+    figure, panels = _panels(list(curves))
+    for name, axes in panels.items():
+        present = {arm for point in curves[name] for arm in point.ne}
+        for arm in [*(known for known in _STYLE if known in present), *sorted(present.difference(_STYLE))]:
+            colour, style, label = _STYLE.get(arm, ("#7f7f7f", "-", arm))
+            at, (values,) = _with_gaps({point.window: (point.ne[arm],) for point in curves[name] if arm in point.ne})
+            axes.plot(at, values, color=colour, linestyle=style, label=label, lw=1.5)
+    _finish(figure, panels, "Normalised entropy per window (lower is better)", "NE")
+    return figure
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a PNG, whole or not at all."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    files.write_bytes(path, buffer.getvalue())
+    return path
+
+
+def _draw_gain(axes: Axes, gains: Mapping[int, Gain], colour: str) -> None:
+    axes.axhline(0.0, color="black", linestyle="--", lw=0.9, zorder=1)
+    if not gains:
+        return
+    at, (value, low, high, floor) = _with_gaps(
+        {
+            window: (one.gain_pct, one.lo, one.hi, math.nan if one.noise_floor_pct is None else one.noise_floor_pct)
+            for window, one in gains.items()
+        }
+    )
+    if not np.isnan(floor).all():
+        axes.fill_between(at, -floor, floor, color="#999999", alpha=0.35, lw=0, label="noise floor (two control seeds)")
+    axes.fill_between(at, low, high, color=colour, alpha=0.25, lw=0, label="95 % interval")
+    axes.plot(at, value, color=colour, lw=1.5, marker="o", ms=2.5, label="gain")
+
+
+def _with_gaps(points: Mapping[int, tuple[float, ...]]) -> tuple[np.ndarray, np.ndarray]:
+    """Windows int [W] without holes and values float64 [K, W], nan in missing windows: lines must not bridge them."""
+    at = np.arange(min(points), max(points) + 1)
+    missing = (math.nan,) * len(next(iter(points.values())))
+    return at, np.array([points.get(int(window), missing) for window in at], dtype=np.float64).T
+
+
+def _panels(names: Sequence[str]) -> tuple[Figure, dict[str, Axes]]:
+    rows = max(1, math.ceil(len(names) / _COLUMNS))
+    figure = Figure(figsize=(3.8 * min(_COLUMNS, max(1, len(names))), 2.5 * rows + 1.1), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels: dict[str, Axes] = {}
+    for place, name in enumerate(names):
+        first = next(iter(panels.values()), None)
+        axes = figure.add_subplot(rows, min(_COLUMNS, len(names)), place + 1, sharex=first)
+        axes.set_title(name, fontsize=10, fontweight="bold" if name == POOLED else "normal")
+        panels[name] = axes
+    return figure, panels
+
+
+def _finish(figure: Figure, panels: Mapping[str, Axes], title: str, quantity: str) -> None:
+    figure.suptitle(title, fontsize=12)
+    handles: dict[str, Artist] = {}
+    for place, axes in enumerate(panels.values()):
+        axes.grid(visible=True, color="#e0e0e0", lw=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
+        axes.tick_params(labelsize=8)
+        if place % _COLUMNS == 0:
+            axes.set_ylabel(quantity, fontsize=9)
+        if place + _COLUMNS >= len(panels):
+            axes.set_xlabel("window", fontsize=9)
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    if handles:
+        figure.legend(
+            list(handles.values()), list(handles), loc="outside lower center", ncols=3, fontsize=9, frameon=False
+        )
+
+
+def _label(arm: str) -> str:
+    return _STYLE[arm][2] if arm in _STYLE else arm

@@ -1,0 +1,178 @@
+"""Transfer gain: how much lower an arm's normalised entropy is than its control's, with an honest interval.
+
+``gain_pct = 100 * (NE_control - NE_arm) / NE_control``: positive is better. Both arms are judged on the same rows, so
+the entropy of the base rate cancels and the gain is a ratio of summed log losses.
+
+The interval is a paired, hierarchical bootstrap: users are drawn with replacement, because the rows of one user are
+not independent, and seeds are drawn with replacement, because one training run is not the method. Beside it stands the
+noise floor: the gain between two control arms that differ by their seed only.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from transfer.metric import normalised_entropy
+from transfer.sums import UserSums, combine
+
+CONTROL = "control"
+CONTROL_MATCHED = "control_matched"
+TAE = "tae"
+LOGIT_RESIDUAL = "logit_residual"
+TREATED = "treated"
+FM_HEAD = "fm_head"
+
+POOLED = "all surfaces"
+"""Name of the row over the rows of every surface."""
+
+PAIRS: tuple[tuple[str, str], ...] = tuple(
+    (arm, against) for against in (CONTROL, CONTROL_MATCHED) for arm in (TREATED, TAE, LOGIT_RESIDUAL)
+)
+"""The comparisons made by default: (arm, against)."""
+
+_CHUNK = 1 << 22  # drawn users held at once
+
+
+@dataclass(frozen=True)
+class Span:
+    """Windows ``first`` to ``last``, both included."""
+
+    name: str
+    first: int
+    last: int
+
+    def __contains__(self, window: int) -> bool:
+        return self.first <= window <= self.last
+
+
+COLD = Span("cold", 10, 24)
+STEADY = Span("steady", 40, 53)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gain:
+    """One comparison. NE are means over the seeds that both arms have; percentages are in %; the interval is 95 %."""
+
+    surface: str
+    span: str
+    arm: str
+    against: str
+    ne_control: float
+    ne_arm: float
+    gain_pct: float
+    lo: float
+    hi: float
+    noise_floor_pct: float | None
+    users: int
+    rows: int
+    seeds: int
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval lies on one side of no gain."""
+        return self.lo > 0 or self.hi < 0
+
+    @property
+    def verdict(self) -> str:
+        """``better``, ``worse``, or ``none``: also where a gain clears zero but not the noise floor."""
+        if not self.excludes_zero or abs(self.gain_pct) <= (self.noise_floor_pct or 0.0):
+            return "none"
+        return "better" if self.gain_pct > 0 else "worse"
+
+
+def gains(
+    sums: UserSums,
+    *,
+    surface: str,
+    span: str,
+    pairs: Sequence[tuple[str, str]] = PAIRS,
+    replicates: int = 2000,
+    seed: int = 0,
+) -> list[Gain]:
+    """Gains with intervals from sums over the rows to compare on.
+
+    Args:
+        sums: of one surface (or :func:`pooled`), added up over the windows of a span, the untouched fifth left out.
+        surface: a label for the result.
+        span: likewise.
+        pairs: (arm, against); a pair is left out when no seed has both arms.
+        replicates: bootstrap draws.
+        seed: of the bootstrap.
+
+    Returns:
+        One :class:`Gain` per pair, in the order of ``pairs``; empty where NE is not defined (no rows, one class only).
+    """
+    # Users are the unit of resampling: their tagged and untagged rows stay together.
+    starts = np.flatnonzero(np.r_[True, sums.user[1:] != sums.user[:-1]]) if len(sums.user) else np.empty(0, dtype=int)
+    rows, positives = float(sums.rows.sum()), float(sums.positives.sum())
+    paired = {pair: _paired_columns(sums, *pair) for pair in pairs}
+    paired = {pair: at for pair, at in paired.items() if len(at[0])}
+    if not paired or not 0 < positives < rows:
+        return []
+    loss = np.add.reduceat(sums.loss, starts, axis=0)
+    total = loss.sum(axis=0)
+    random = np.random.default_rng(seed)
+    drawn = np.concatenate([counts @ loss for counts in _draw_users(random, len(loss), replicates)])
+    floor = noise_floor(sums)
+    result = []
+    for (arm, against), (at_arm, at_against) in paired.items():
+        picked = random.integers(0, len(at_arm), size=(replicates, len(at_arm)))
+        arm_loss = np.take_along_axis(drawn[:, at_arm], picked, axis=1).sum(axis=1)
+        against_loss = np.take_along_axis(drawn[:, at_against], picked, axis=1).sum(axis=1)
+        lo, hi = np.quantile(_gain_pct(arm_loss, against_loss), [0.025, 0.975])
+        result.append(
+            Gain(
+                surface=surface,
+                span=span,
+                arm=arm,
+                against=against,
+                ne_control=normalised_entropy.from_sums(
+                    loss=float(total[at_against].mean()), positives=positives, rows=rows
+                ),
+                ne_arm=normalised_entropy.from_sums(loss=float(total[at_arm].mean()), positives=positives, rows=rows),
+                gain_pct=float(_gain_pct(total[at_arm].sum(), total[at_against].sum())),
+                lo=float(lo),
+                hi=float(hi),
+                noise_floor_pct=floor,
+                users=len(starts),
+                rows=int(rows),
+                seeds=len(at_arm),
+            )
+        )
+    return result
+
+
+def noise_floor(sums: UserSums, *, arm: str = CONTROL) -> float | None:
+    """Largest absolute gain in % between two seeds of ``arm``; None with fewer than two seeds."""
+    total = [sums.loss[:, a].sum() for a, column in enumerate(sums.columns) if column.arm == arm]
+    between = [float(abs(_gain_pct(one, other))) for one, other in itertools.combinations(total, 2) if other > 0]
+    return max(between, default=None)
+
+
+def pooled(by_surface: Mapping[str, UserSums]) -> UserSums:
+    """Sums over the rows of every surface, over the columns that all of them have."""
+    return combine(by_surface.values())
+
+
+def _gain_pct(arm_loss: np.ndarray, against_loss: np.ndarray) -> np.ndarray:
+    return 100.0 * (against_loss - arm_loss) / against_loss
+
+
+def _paired_columns(sums: UserSums, arm: str, against: str) -> tuple[list[int], list[int]]:
+    """Places of both arms' columns, by the seeds that both have: these share data order and initial values."""
+    of_arm = {column.seed: a for a, column in enumerate(sums.columns) if column.arm == arm}
+    of_against = {column.seed: a for a, column in enumerate(sums.columns) if column.arm == against}
+    common = sorted(of_arm.keys() & of_against.keys())
+    return [of_arm[seed] for seed in common], [of_against[seed] for seed in common]
+
+
+def _draw_users(random: np.random.Generator, users: int, replicates: int) -> Iterator[np.ndarray]:
+    """How often each user is drawn, float64 [replicates, users] in chunks of bounded size: multinomial counts."""
+    chunk = max(1, min(replicates, _CHUNK // users))
+    for begin in range(0, replicates, chunk):
+        size = min(chunk, replicates - begin)
+        drawn = random.integers(0, users, size=(size, users), dtype=np.int64)
+        drawn += np.arange(size, dtype=np.int64)[:, None] * users
+        yield np.bincount(drawn.ravel(), minlength=size * users).reshape(size, users).astype(np.float64)

@@ -1,0 +1,1 @@
+"""Metrics: one file each, a pure function and the class that accumulates it."""

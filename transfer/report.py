@@ -1,0 +1,282 @@
+"""The report of a run: what the foundation model is worth to each surface, or that it is worth nothing there.
+
+Reads the prediction tables of a run folder, at any time during the run; spans without data are absent.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from transfer import gain, predictions, sums
+from transfer.gain import CONTROL, CONTROL_MATCHED, FM_HEAD, LOGIT_RESIDUAL, POOLED, TAE, TREATED, Gain, Span
+from transfer.sums import UserSums
+
+_LEGEND = (
+    "NE: normalised entropy, lower is better. Gain: how much lower NE is than the control's, in %, with the 95 % "
+    "interval of a paired bootstrap over users and seeds. ▲ better, ▼ worse: the interval excludes 0; △ ▽: it does, "
+    "but the gain is within the noise floor (the gain between two seeds of the control, in %)."
+)
+_HEAD = (
+    "surface",
+    "NE control",
+    "NE matched",
+    "NE treated",
+    "gain over control, %",
+    "gain over matched, %",
+    "logit residual, %",
+    "TAE, %",
+    "NE FM head",
+    "AUC treated",
+    "noise floor, %",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One surface in one span. ``ne`` and ``auc`` are means over seeds, by arm; gains by (arm, against)."""
+
+    surface: str
+    users: int
+    rows: int
+    ne: dict[str, float]
+    ne_pop: dict[str, float]
+    auc: dict[str, float]
+    calibration: dict[str, float]
+    gains: dict[tuple[str, str], Gain]
+    noise_floor_pct: float | None
+
+    def cells(self) -> list[tuple[str, ...]]:
+        """The table's cells after the surface's name, each as one or two parts: a value, and its interval."""
+        treated, matched = self.gains.get((TREATED, CONTROL)), self.gains.get((TREATED, CONTROL_MATCHED))
+        residual, tae = self.gains.get((LOGIT_RESIDUAL, CONTROL)), self.gains.get((TAE, CONTROL))
+        floor = "n/a (one seed)" if self.noise_floor_pct is None else f"{self.noise_floor_pct:.2f}"
+        values = [(_number(self.ne.get(arm)),) for arm in (CONTROL, CONTROL_MATCHED, TREATED)]
+        compared = [_gain_cell(each) for each in (treated, matched, residual, tae)]
+        return [*values, *compared, (_number(self.ne.get(FM_HEAD)),), (_number(self.auc.get(TREATED)),), (floor,)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpanTable:
+    """Rows per surface and the pooled one; the same without the requests tagged as split trips, where there are any."""
+
+    span: Span
+    windows: int
+    rows: list[Row]
+    without_split_trips: list[Row]
+    notes: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Everything that a run shows of one task. ``untouched``: of the fifth of the users that development never saw."""
+
+    task: str
+    untouched: bool
+    spans: list[SpanTable]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain values for JSON; gains are keyed ``ARM_vs_AGAINST``."""
+        return {
+            "task": self.task,
+            "untouched": self.untouched,
+            "spans": {
+                table.span.name: {
+                    "first_window": table.span.first,
+                    "last_window": table.span.last,
+                    "windows": table.windows,
+                    "surfaces": {row.surface: _row_dict(row) for row in table.rows},
+                    "without_split_trips": {row.surface: _row_dict(row) for row in table.without_split_trips},
+                    "notes": table.notes,
+                }
+                for table in self.spans
+            },
+        }
+
+    def to_markdown(self) -> str:
+        """The report as Markdown."""
+        blocks = []
+        for table in self.spans:
+            blocks.append(f"### {_title(self, table)}")
+            blocks.append(_markdown_table(table.rows))
+            if table.without_split_trips:
+                blocks.append("Without split trips:")
+                blocks.append(_markdown_table(table.without_split_trips))
+            blocks.append("\n".join(f"- {note}" for note in table.notes))
+        return "\n\n".join([*(block for block in blocks if block), _LEGEND if blocks else _empty(self)]) + "\n"
+
+    def to_rich(self) -> Group:
+        """The report for a terminal: ``Console().print(report.to_rich())``."""
+        parts: list[Table | Text] = []
+        for table in self.spans:
+            parts.append(_rich_table(_title(self, table), table.rows))
+            if table.without_split_trips:
+                parts.append(_rich_table("without split trips", table.without_split_trips))
+            parts += [Text(f"• {note}") for note in table.notes]
+        parts.append(Text(_LEGEND, style="dim") if self.spans else Text(_empty(self)))
+        return Group(*parts)
+
+
+def build(
+    run: Path,
+    *,
+    task: str,
+    spans: Sequence[Span] = (gain.COLD, gain.STEADY),
+    surfaces: Sequence[str] | None = None,
+    untouched: bool = False,
+    replicates: int = 2000,
+    seed: int = 0,
+    advance: Callable[[str], None] = lambda message: None,
+) -> Report:
+    """Read a run folder and compare its arms.
+
+    Args:
+        run: the run folder; see :mod:`transfer.predictions`.
+        task: whose labels are judged.
+        spans: windows to pool, each a table of its own.
+        surfaces: order of the rows; None takes all that are there, by name.
+        untouched: report the untouched fifth of the users instead of all others.
+        replicates: bootstrap draws.
+        seed: of the bootstrap.
+        advance: told what is being read, for a progress display.
+
+    Raises:
+        DataError: a prediction table is broken, or has no such task.
+    """
+    names = predictions.surfaces(run) if surfaces is None else list(surfaces)
+    tables = []
+    for span in spans:
+        by_surface: dict[str, UserSums] = {}
+        seen: set[int] = set()
+        notes: list[str] = []
+        for name in names:
+            windows = [window for window in predictions.windows(run, name) if window in span]
+            if not windows:
+                continue
+            advance(f"{name}, {span.name}")
+            parts = [sums.of_window(run, surface=name, window=window, task=task) for window in windows]
+            by_surface[name] = sums.combine(parts).select(untouched=untouched)
+            seen.update(windows)
+            notes += _lost_columns(name, parts, by_surface[name])
+        if not by_surface:
+            continue
+        if len(by_surface) > 1:
+            by_surface[POOLED] = gain.pooled(by_surface)
+        rows = [_row(name, span, each, replicates, seed) for name, each in by_surface.items()]
+        tagged = any(each.tagged.any() for each in by_surface.values())
+        plain = {name: each.select(tagged=False) for name, each in by_surface.items()} if tagged else {}
+        without = [_row(name, span, each, replicates, seed) for name, each in plain.items()]
+        notes += _findings(rows)
+        tables.append(SpanTable(span=span, windows=len(seen), rows=rows, without_split_trips=without, notes=notes))
+    return Report(task=task, untouched=untouched, spans=tables)
+
+
+def _row(surface: str, span: Span, each: UserSums, replicates: int, seed: int) -> Row:
+    compared = gain.gains(each, surface=surface, span=span.name, replicates=replicates, seed=seed)
+    return Row(
+        surface=surface,
+        users=len(set(each.user.tolist())),
+        rows=int(each.rows.sum()),
+        ne=each.mean_by_arm("ne"),
+        ne_pop=each.mean_by_arm("ne_pop"),
+        auc=each.mean_by_arm("auc"),
+        calibration=each.mean_by_arm("calibration"),
+        gains={(one.arm, one.against): one for one in compared},
+        noise_floor_pct=gain.noise_floor(each),
+    )
+
+
+def _findings(rows: Sequence[Row]) -> list[str]:
+    """Sentences that say plainly where the treated arm does not beat the control, or cannot be judged."""
+    said = []
+    for row in rows:
+        for against, name in ((CONTROL, "control"), (CONTROL_MATCHED, "matched control")):
+            one = row.gains.get((TREATED, against))
+            if one is None or one.verdict == "better":
+                continue
+            shown = f"{one.gain_pct:+.2f} % [{one.lo:+.2f}, {one.hi:+.2f}]"
+            if one.verdict == "worse":
+                said.append(f"{row.surface}: the treated arm is WORSE than the {name}: {shown}.")
+            elif one.excludes_zero:
+                said.append(f"{row.surface}: no gain over the {name}: {shown} is within the noise floor.")
+            else:
+                said.append(f"{row.surface}: no gain over the {name}: the interval of {shown} includes 0.")
+    if not any(row.gains for row in rows):
+        said.append("No arm can be compared yet: a control and another arm with the same seed are needed.")
+    return said
+
+
+def _lost_columns(surface: str, parts: Sequence[UserSums], kept: UserSums) -> list[str]:
+    """Arms that some window of the span lacks are not judged; say which."""
+    every = {column for part in parts for column in part.columns}
+    lost = sorted(every.difference(kept.columns))
+    return [
+        f"{surface}: {column.arm} seed {column.seed} left out: it predicted only "
+        f"{sum(column in part.columns for part in parts)} of the {len(parts)} windows."
+        for column in lost
+    ]
+
+
+def _title(report: Report, table: SpanTable) -> str:
+    users = "untouched fifth of the users" if report.untouched else "without the untouched fifth of the users"
+    span = table.span
+    return f"{report.task}, {span.name} (windows {span.first} to {span.last}, {table.windows} present), {users}"
+
+
+def _empty(report: Report) -> str:
+    return f"No predictions of task '{report.task}' in the reported windows yet."
+
+
+def _number(value: float | None) -> str:
+    return "—" if value is None or value != value else f"{value:.4f}"
+
+
+def _gain_cell(one: Gain | None) -> tuple[str, ...]:
+    if one is None:
+        return ("—",)
+    mark = ""
+    if one.excludes_zero:
+        within_floor = one.verdict == "none"
+        mark = (" △" if within_floor else " ▲") if one.gain_pct > 0 else (" ▽" if within_floor else " ▼")
+    return (f"{one.gain_pct:+.2f}{mark}", f"[{one.lo:+.2f}, {one.hi:+.2f}]")
+
+
+def _markdown_table(rows: Sequence[Row]) -> str:
+    lines = ["| " + " | ".join(_HEAD) + " |", "|---" + "|---:" * (len(_HEAD) - 1) + "|"]
+    lines += ["| " + " | ".join([row.surface, *(" ".join(cell) for cell in row.cells())]) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _rich_table(title: str, rows: Sequence[Row]) -> Table:
+    table = Table(title=title, title_justify="left", pad_edge=False, collapse_padding=True)
+    for name in _HEAD:
+        table.add_column(name, justify="left" if name == "surface" else "right")
+    for row in rows:
+        style = "bold" if row.surface == POOLED else None
+        table.add_row(row.surface, *("\n".join(cell) for cell in row.cells()), style=style)
+    return table
+
+
+def _row_dict(row: Row) -> dict[str, Any]:
+    values = {field.name: getattr(row, field.name) for field in dataclasses.fields(row) if field.name != "surface"}
+    for name in ("ne", "ne_pop", "auc", "calibration"):
+        values[name] = {arm: None if value != value else value for arm, value in values[name].items()}
+    values["gains"] = {
+        f"{arm}_vs_{against}": {
+            "gain_pct": one.gain_pct,
+            "lo": one.lo,
+            "hi": one.hi,
+            "ne_arm": one.ne_arm,
+            "ne_control": one.ne_control,
+            "seeds": one.seeds,
+            "excludes_zero": one.excludes_zero,
+            "verdict": one.verdict,
+        }
+        for (arm, against), one in row.gains.items()
+    }
+    return values
