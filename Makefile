@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 EXTRA ?= cpu
 READY := $(VENV)/.ready-$(EXTRA)
 CONFIG ?= configs/platform/complete_journey.yaml
-BENCH ?=
+BENCH ?= journey
 PYTEST_ARGS ?=
 
 export EXTRA TORCH_INDEX PYTHON
@@ -43,7 +43,7 @@ test-slow: setup ## the slow tests
 demo: setup ## the whole story on Complete Journey, in minutes
 	$(BIN)/hypercast demo
 
-bench: setup ## measurements; BENCH="NAME --json FILE" for one of them
+bench: setup ## measurements; BENCH="journey --json FILE"
 	$(BIN)/python -m benchmarks $(BENCH)
 
 run: setup ## the continual loop over CONFIG=PLATFORM.yaml

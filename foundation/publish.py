@@ -4,6 +4,7 @@ import hashlib
 import json
 
 import numpy as np
+import pydantic
 import torch
 
 from foundation.model import FoundationModel
@@ -21,13 +22,14 @@ class Publisher:
 
     class Config(Config):
         """Attributes: ``lineage``, the name snapshots are published under; ``dtype`` of the vectors in the log;
-        ``batch_size``, requests scored at once; ``keep``, how many of the newest snapshots stay on disk.
+        ``batch_size``, requests scored at once; ``keep``, how many of the newest snapshots stay on disk (at least 2: a
+        run that was killed right after a release goes back to the snapshot before it).
         """
 
         lineage: str = "FM"
         dtype: str = "float16"
         batch_size: int = 64
-        keep: int = 4
+        keep: int = pydantic.Field(default=4, ge=2)
 
     def __init__(
         self,

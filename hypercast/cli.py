@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -52,7 +53,7 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
 
 
@@ -198,7 +199,8 @@ def transfer_report(
     from hypercast.runtime.config import PlatformConfig
     from hypercast.runtime.platform import Platform
 
-    platform = Platform(configuration.load(run / "platform.yaml", PlatformConfig))
+    config = configuration.load(run / "platform.yaml", PlatformConfig)
+    platform = Platform(config.model_copy(update={"run": run}))
     _emit_report(platform.report(untouched=untouched), json)
 
 

@@ -150,4 +150,6 @@ class BatchReader:
 def keyed(features: list[str], code: np.ndarray) -> KeyedJaggedTensor:
     """``code`` int64 ``[rows, len(features)]`` as a KeyedJaggedTensor with one value a key and row."""
     values = torch.from_numpy(np.ascontiguousarray(code.T)).reshape(-1)
-    return KeyedJaggedTensor(keys=features, values=values, lengths=torch.ones(len(values), dtype=torch.int32))
+    lengths = torch.ones(len(values), dtype=torch.int32)
+    # The number of rows does not follow from the lengths where there is no feature.
+    return KeyedJaggedTensor(keys=features, values=values, lengths=lengths, stride=len(code))

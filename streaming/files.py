@@ -1,5 +1,6 @@
 """Files that are whole or absent: write beside, flush to disk, rename."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -52,6 +53,8 @@ def write_directory(path: Path, write: Callable[[Path], None]) -> None:
     Raises:
         FileExistsError: ``path`` exists and is not empty; a published folder is never overwritten.
     """
+    if path.is_dir() and any(path.iterdir()):
+        raise FileExistsError(errno.EEXIST, "a published folder is never overwritten", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     if partial.exists():

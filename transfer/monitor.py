@@ -81,6 +81,8 @@ class Monitor:
                 f"{self._state_path}: this run logs to '{self._state.tracking}', not to '{config.tracking}'. "
                 "Keep `tracking` as it was, or start a run in a new folder."
             )
+        if config.tracking is None and not (run / "mlflow.db").exists():
+            files.write_file(run / "mlflow.db", _create_store)
         self._client = _connect(self.tracking_uri)
         self._state.tracking = config.tracking or "run folder"
         self._save()  # the id must be on disk before anything in MLflow carries it
@@ -315,6 +317,13 @@ def _connect(uri: str) -> "MlflowClient":
             "or null for a store in the run folder."
         ) from None
     return client
+
+
+def _create_store(path: Path) -> None:
+    """Make an empty SQLite store. MLflow takes seconds for it, and does not recover from a kill half-way."""
+    for left_over in (path, path.with_name(f"{path.name}-journal")):
+        left_over.unlink(missing_ok=True)
+    _connect(f"sqlite:///{path}")
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -18,22 +19,8 @@ from transfer.gain import CONTROL, CONTROL_MATCHED, FM_HEAD, LOGIT_RESIDUAL, POO
 from transfer.sums import UserSums
 
 _LEGEND = (
-    "NE: normalised entropy, lower is better. Gain: how much lower NE is than the control's, in %, with the 95 % "
-    "interval of a paired bootstrap over users and seeds. ▲ better, ▼ worse: the interval excludes 0; △ ▽: it does, "
-    "but the gain is within the noise floor (the gain between two seeds of the control, in %)."
-)
-_HEAD = (
-    "surface",
-    "NE control",
-    "NE matched",
-    "NE treated",
-    "gain over control, %",
-    "gain over matched, %",
-    "logit residual, %",
-    "TAE, %",
-    "NE FM head",
-    "AUC treated",
-    "noise floor, %",
+    "NE: normalised entropy, lower is better. Gain: fall of NE in % [95 % interval over users and seeds]. "
+    "▲ better, ▼ worse; △ ▽ within the noise floor: the gain between two control seeds, n/a with one."
 )
 
 
@@ -51,14 +38,10 @@ class Row:
     gains: dict[tuple[str, str], Gain]
     noise_floor_pct: float | None
 
-    def cells(self) -> list[tuple[str, ...]]:
-        """The table's cells after the surface's name, each as one or two parts: a value, and its interval."""
-        treated, matched = self.gains.get((TREATED, CONTROL)), self.gains.get((TREATED, CONTROL_MATCHED))
-        residual, tae = self.gains.get((LOGIT_RESIDUAL, CONTROL)), self.gains.get((TAE, CONTROL))
-        floor = "n/a (one seed)" if self.noise_floor_pct is None else f"{self.noise_floor_pct:.2f}"
-        values = [(_number(self.ne.get(arm)),) for arm in (CONTROL, CONTROL_MATCHED, TREATED)]
-        compared = [_gain_cell(each) for each in (treated, matched, residual, tae)]
-        return [*values, *compared, (_number(self.ne.get(FM_HEAD)),), (_number(self.auc.get(TREATED)),), (floor,)]
+
+Cell = Callable[[Row], str]
+Columns = dict[str, Cell]
+"""What a table shows of a row, by heading."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,13 +94,22 @@ class Report:
         return "\n\n".join([*(block for block in blocks if block), _LEGEND if blocks else _empty(self)]) + "\n"
 
     def to_rich(self) -> Group:
-        """The report for a terminal: ``Console().print(report.to_rich())``."""
+        """The report for a terminal of 80 columns or more: ``Console().print(report.to_rich())``."""
         parts: list[Table | Text] = []
         for table in self.spans:
-            parts.append(_rich_table(_title(self, table), table.rows))
+            tables = [
+                _rich_table("NE and AUC", _LEVELS, table.rows),
+                _rich_table("Gain, %", _GAINS | _FLOOR, table.rows),
+                _rich_table("Gain of either half of the treatment alone, %", _HALVES, table.rows),
+            ]
             if table.without_split_trips:
-                parts.append(_rich_table("without split trips", table.without_split_trips))
-            parts += [Text(f"• {note}") for note in table.notes]
+                tables.append(_rich_table("Gain without split trips, %", _MAIN | _FLOOR, table.without_split_trips))
+            parts.append(Text(_title(self, table), style="bold"))
+            for each in tables:
+                parts += [Text(), each]
+            if table.notes:
+                parts += [Text(), *(Text(f"• {note}") for note in table.notes)]
+            parts.append(Text())
         parts.append(Text(_LEGEND, style="dim") if self.spans else Text(_empty(self)))
         return Group(*parts)
 
@@ -223,7 +215,7 @@ def _lost_columns(surface: str, parts: Sequence[UserSums], kept: UserSums) -> li
 
 
 def _title(report: Report, table: SpanTable) -> str:
-    users = "untouched fifth of the users" if report.untouched else "without the untouched fifth of the users"
+    users = "untouched users only" if report.untouched else "untouched users left out"
     span = table.span
     return f"{report.task}, {span.name} (windows {span.first} to {span.last}, {table.windows} present), {users}"
 
@@ -236,29 +228,79 @@ def _number(value: float | None) -> str:
     return "—" if value is None or value != value else f"{value:.4f}"
 
 
-def _gain_cell(one: Gain | None) -> tuple[str, ...]:
-    if one is None:
-        return ("—",)
-    mark = ""
-    if one.excludes_zero:
-        within_floor = one.verdict == "none"
-        mark = (" △" if within_floor else " ▲") if one.gain_pct > 0 else (" ▽" if within_floor else " ▼")
-    return (f"{one.gain_pct:+.2f}{mark}", f"[{one.lo:+.2f}, {one.hi:+.2f}]")
+def _percent(value: float) -> str:
+    """Signed, and six characters wide at most below 100 000 %: an arm that diverged must not widen the table."""
+    digits = 2 if abs(value) < 99.995 else 1 if abs(value) < 999.95 else 0
+    return f"{value:+.{digits}f}"
+
+
+def _ne(arm: str) -> Cell:
+    return lambda row: _number(row.ne.get(arm))
+
+
+def _gain(arm: str, against: str) -> Cell:
+    """Value, mark and interval, each padded so that they line up below one another."""
+
+    def cell(row: Row) -> str:
+        one = row.gains.get((arm, against))
+        if one is None:
+            return "—"
+        mark = " "
+        if one.excludes_zero:
+            within_floor = one.verdict == "none"
+            mark = ("△" if within_floor else "▲") if one.gain_pct > 0 else ("▽" if within_floor else "▼")
+        interval = f"[{_percent(one.lo)}, {_percent(one.hi)}]"
+        return f"{_percent(one.gain_pct):>6} {mark} {interval:>16}"
+
+    return cell
+
+
+def _floor(row: Row) -> str:
+    return "n/a" if row.noise_floor_pct is None else _percent(row.noise_floor_pct).removeprefix("+")
+
+
+_LEVELS: Columns = {
+    "NE control": _ne(CONTROL),
+    "NE matched": _ne(CONTROL_MATCHED),
+    "NE treated": _ne(TREATED),
+    "NE FM head": _ne(FM_HEAD),
+    "AUC treated": lambda row: _number(row.auc.get(TREATED)),
+}
+_MAIN: Columns = {"treated over control": _gain(TREATED, CONTROL)}
+_GAINS: Columns = _MAIN | {"treated over matched": _gain(TREATED, CONTROL_MATCHED)}
+_FLOOR: Columns = {"noise\nfloor": _floor}
+_HALVES: Columns = {
+    "logit residual over control": _gain(LOGIT_RESIDUAL, CONTROL),
+    "TAE over control": _gain(TAE, CONTROL),
+}
 
 
 def _markdown_table(rows: Sequence[Row]) -> str:
-    lines = ["| " + " | ".join(_HEAD) + " |", "|---" + "|---:" * (len(_HEAD) - 1) + "|"]
-    lines += ["| " + " | ".join([row.surface, *(" ".join(cell) for cell in row.cells())]) + " |" for row in rows]
-    return "\n".join(lines)
+    """All in one table, as wide as it gets; Markdown has neither line breaks nor padding in cells."""
+    gains = {f"{name}, %": cell for name, cell in (_GAINS | _HALVES | _FLOOR).items()}
+    columns = _LEVELS | gains
+    cells = [["surface", *columns], *([row.surface, *(cell(row) for cell in columns.values())] for row in rows)]
+    lines = ["| " + " | ".join(" ".join(cell.split()) for cell in line) + " |" for line in cells]
+    return "\n".join([lines[0], "|---" + "|---:" * len(columns) + "|", *lines[1:]])
 
 
-def _rich_table(title: str, rows: Sequence[Row]) -> Table:
-    table = Table(title=title, title_justify="left", pad_edge=False, collapse_padding=True)
-    for name in _HEAD:
-        table.add_column(name, justify="left" if name == "surface" else "right")
+def _rich_table(title: str, columns: Columns, rows: Sequence[Row]) -> Table:
+    """Cells that find no room, as with long surface names, are folded and never cut."""
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="italic",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    table.add_column("surface", overflow="fold")
+    for name in columns:
+        table.add_column(name, justify="right", overflow="fold")
     for row in rows:
         style = "bold" if row.surface == POOLED else None
-        table.add_row(row.surface, *("\n".join(cell) for cell in row.cells()), style=style)
+        table.add_row(Text(row.surface), *(Text(cell(row)) for cell in columns.values()), style=style)
     return table
 
 

@@ -63,8 +63,10 @@ class FeatureEmbedding(nn.Module):
 
     def forward(self, codes: KeyedJaggedTensor) -> Tensor:
         """Embed ``codes`` (one value a key and row): float32 ``[N, D]``. In training, new codes are admitted."""
+        rows = codes.stride()
+        if not self.features:
+            return torch.zeros(rows, self.width)
         slots = [self._slots(name, ids, codes[name].values().numpy()) for name, ids in self._admission()]
-        rows = len(slots[0])
         slot_of = KeyedJaggedTensor(
             keys=self.features,
             values=torch.from_numpy(np.concatenate(slots)),

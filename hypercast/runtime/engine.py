@@ -57,10 +57,16 @@ class RayEngine:
         return getattr(handle, method).remote(*arguments)
 
     def result(self, promise: Any) -> Any:
+        exceptions = self._ray.exceptions
         try:
             return self._ray.get(promise)
-        except self._ray.exceptions.RayTaskError as error:
+        except exceptions.RayTaskError as error:
             raise error.cause from error
+        except exceptions.ActorDiedError as error:
+            # What a job's constructor raised comes wrapped twice; a process that was killed has no such cause.
+            if isinstance(failed := error.args[0], exceptions.RayTaskError):
+                raise failed.cause from error
+            raise
 
     def close(self) -> None:
         self._ray.shutdown()

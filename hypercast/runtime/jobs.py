@@ -37,10 +37,14 @@ class FoundationJob:
             config=config.foundation.trainer, learner=self.learner, checkpoints=run / "checkpoints" / "foundation"
         )
 
-    def publish(self, window: int) -> str:
-        """Write the window's TAEs, by weights that have seen nothing of it; returns the snapshot's name."""
-        self.learner.prepare(self.workspace.dataset.window(window))
-        return self.publisher.publish(self.workspace.dataset.window(window)).snapshot
+    def publish(self, window: int) -> None:
+        """Write the window's TAEs, by weights that have seen nothing of it; nothing if the window is done.
+
+        A window that was done before a restart is in the log, and the snapshot that wrote it may have been pruned.
+        """
+        if window not in self.trainer.metrics:
+            self.learner.prepare(self.workspace.dataset.window(window))
+            self.publisher.publish(self.workspace.dataset.window(window))
 
     def run_window(self, window: int) -> dict[str, float]:
         """Train on the window and release the next snapshot; returns metrics."""
@@ -59,10 +63,10 @@ class ExpertJob:
             surface: self._trainer(config, run, surface, log=log, registry=registry) for surface in surfaces
         }
 
-    def run_window(self, window: int, published: str) -> dict[str, dict[str, float]]:
+    def run_window(self, window: int, published: None) -> dict[str, dict[str, float]]:
         """Predict the window with every arm, then train on it; returns metrics by surface.
 
-        ``published`` is the snapshot that wrote the window's TAEs: waiting for it is what orders the two jobs.
+        ``published`` is what :meth:`FoundationJob.publish` returned: waiting for it is what orders the two jobs.
         """
         current = self.workspace.dataset.window(window)
         return {surface: trainer.run_window(current) for surface, trainer in self.trainers.items()}

@@ -1,0 +1,1 @@
+"""Measurements: ``python -m benchmarks NAME [--json FILE]``. Ratios compare things measured in turn in one process."""

@@ -1,0 +1,109 @@
+"""The arms differ by what the foundation model gives them, and by nothing else."""
+
+import pytest
+import torch
+from torch import nn
+
+from experts.arms import ARMS, CONTROL, MATCHED, RESIDUAL, TAE, TREATED, arm_configs, dense_parameters, widened
+from experts.backbone.mlp import MLP
+from experts.fusion import GatedFusion
+from experts.model import ExpertModel
+from streaming.workspace import Workspace
+
+DEFAULT_EMBEDDING = 64
+
+
+def configs(
+    workspace: Workspace, base: ExpertModel.Config, embedding: int = DEFAULT_EMBEDDING
+) -> dict[str, ExpertModel.Config]:
+    return arm_configs(
+        base, fusion=GatedFusion.Config(), cross_history=64, inputs=workspace.inputs, embedding=embedding
+    )
+
+
+def count_by_hand(config: ExpertModel.Config, workspace: Workspace, embedding: int) -> int:
+    """Parameters of the model as it is built for a run, outside the embedding tables."""
+    model = config.build(inputs=workspace.inputs, embedding=embedding, seed=0)
+    tables = {id(p) for kind in (model.items, model.users, model.context) for p in kind.parameters()}
+    return sum(p.numel() for p in model.parameters() if id(p) not in tables)
+
+
+def test_what_each_arm_has(workspace: Workspace) -> None:
+    arms = configs(workspace, ExpertModel.Config())
+    assert tuple(arms) == ARMS
+    assert arms[CONTROL] == ExpertModel.Config()
+    has = {name: (arm.fusion is not None, arm.logit_residual, arm.cross_history) for name, arm in arms.items()}
+    assert has == {
+        CONTROL: (False, False, 0),
+        MATCHED: (False, False, 64),
+        TAE: (True, False, 0),
+        RESIDUAL: (False, True, 0),
+        TREATED: (True, True, 0),
+    }
+
+
+@pytest.mark.parametrize("embedding", [32, 64, 256])
+@pytest.mark.parametrize(
+    "base",
+    [
+        ExpertModel.Config(),
+        ExpertModel.Config(width=8),
+        ExpertModel.Config(backbone=MLP.Config(hidden=[128, 64, 32])),
+        ExpertModel.Config(backbone=MLP.Config(hidden=[48])),
+    ],
+    ids=["default", "narrow", "deep", "shallow"],
+)
+def test_the_matched_control_has_at_least_the_parameters_of_treated(
+    workspace: Workspace, base: ExpertModel.Config, embedding: int
+) -> None:
+    arms = configs(workspace, base, embedding)
+    treated, matched = (count_by_hand(arms[arm], workspace, embedding) for arm in (TREATED, MATCHED))
+    assert treated <= matched <= 1.03 * treated
+
+
+def test_widening_is_the_least_that_is_enough(workspace: Workspace) -> None:
+    base = ExpertModel.Config()
+    for wanted in (1, 20_000, 20_001, 35_000):
+        config = widened(base, to=wanted, inputs=workspace.inputs, embedding=64)
+        first, *rest = config.backbone.hidden
+        assert dense_parameters(config, workspace.inputs, 64) >= wanted
+        assert rest == base.backbone.hidden[1:]
+        if first > base.backbone.hidden[0]:
+            less = config.model_copy(update={"backbone": MLP.Config(hidden=[first - 1, *rest])})
+            assert dense_parameters(less, workspace.inputs, 64) < wanted
+        else:
+            assert config == base
+
+
+def test_parameters_are_counted_without_tables(workspace: Workspace) -> None:
+    for config in configs(workspace, ExpertModel.Config()).values():
+        expected = count_by_hand(config, workspace, DEFAULT_EMBEDDING)
+        assert dense_parameters(config, workspace.inputs, DEFAULT_EMBEDDING) == expected
+
+
+def test_arms_share_initial_values(workspace: Workspace) -> None:
+    """All parameters of the same name and shape, in every pair of arms."""
+    models: dict[str, dict[str, nn.Parameter]] = {
+        name: dict(config.build(inputs=workspace.inputs, embedding=DEFAULT_EMBEDDING, seed=7).named_parameters())
+        for name, config in configs(workspace, ExpertModel.Config()).items()
+    }
+    for mine in models.values():
+        for theirs in models.values():
+            shared = [name for name in mine if name in theirs and mine[name].shape == theirs[name].shape]
+            assert {"attention.query.weight", "heads.weight", "heads.bias"} <= set(shared)
+            assert all(mine[name].equal(theirs[name]) for name in shared)
+    assert models[CONTROL].keys() < models[TREATED].keys()
+    other = ExpertModel.Config().build(inputs=workspace.inputs, embedding=DEFAULT_EMBEDDING, seed=8)
+    assert not other.attention.query.weight.equal(models[CONTROL]["attention.query.weight"])
+
+
+def test_an_arm_with_nothing_from_the_teacher_predicts_as_control(workspace: Workspace) -> None:
+    """``logit_residual`` with logits of zero is ``control``, bit by bit: the extra module shifts nothing."""
+    arms = configs(workspace, ExpertModel.Config())
+    control, residual = (
+        arms[name].build(inputs=workspace.inputs, embedding=DEFAULT_EMBEDDING, seed=7).state_dict()
+        for name in (CONTROL, RESIDUAL)
+    )
+    assert set(residual) - set(control) == {"teacher_factor"}
+    assert residual["teacher_factor"].equal(torch.ones(2))
+    assert all(residual[name].equal(value) for name, value in control.items())

@@ -1,0 +1,276 @@
+"""All arms of one surface: predict first, then train on the same batches, and go on after a kill with the same bits."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from torch import Tensor
+
+from experts.arms import ARMS
+from experts.fusion import GatedFusion
+from experts.model import ExpertModel
+from experts.steps import FM_HEAD, SurfaceLearner
+from hypercast import tensors
+from hypercast.pins import Pin
+from hypercast.store.tae_log import TaeLog
+from hypercast.training import checkpoint
+from hypercast.training.loop import ContinualTrainer
+from streaming.dataset import Window
+from streaming.requests import Requests, Supervision
+from streaming.workspace import Workspace
+from transfer import predictions
+
+SURFACE = "surface_1"
+MakeLearner = Callable[..., SurfaceLearner]
+
+
+@pytest.fixture
+def learner(
+    tmp_path: Path, workspace: Workspace, small: ExpertModel.Config, log: TaeLog, embedding: int
+) -> MakeLearner:
+    def make(run: str = "run", *, on: Workspace = workspace, log: TaeLog = log) -> SurfaceLearner:
+        return SurfaceLearner(
+            config=SurfaceLearner.Config(
+                batch_size=16, model=small, fusion=GatedFusion.Config(width=4, dropout=0.2), cross_history=9
+            ),
+            surface=SURFACE,
+            workspace=on,
+            log=log,
+            pin=Pin(expert=SURFACE, lineage="FM"),
+            embedding=embedding,
+            seeds=[0, 1],
+            run=tmp_path / run,
+        )
+
+    return make
+
+
+@pytest.fixture
+def windows(workspace: Workspace) -> list[Window]:
+    """Those that the log covers."""
+    return workspace.dataset.windows[:3]
+
+
+def trainer(made: SurfaceLearner) -> ContinualTrainer:
+    return ContinualTrainer(
+        config=ContinualTrainer.Config(), learner=made, checkpoints=made.run / "checkpoints" / made.surface
+    )
+
+
+def train(made: SurfaceLearner, window: Window) -> None:
+    for batch in made.batches(window):
+        made.step(batch)
+
+
+def packed(made: SurfaceLearner) -> tuple[dict[str, Tensor], object]:
+    found, skeleton = checkpoint.pack(made.state_dict())
+    return {name: tensor.clone() for name, tensor in found.items()}, skeleton
+
+
+def assert_same(mine: tuple[dict[str, Tensor], object], theirs: tuple[dict[str, Tensor], object]) -> None:
+    assert mine[1] == theirs[1]
+    assert tensors.digest(mine[0]) == tensors.digest(theirs[0])
+
+
+def predicted(made: SurfaceLearner, window: Window) -> pa.Table:
+    return predictions.read(made.run, surface=SURFACE, window=window.index)
+
+
+def test_predictions_are_written_before_training(learner: MakeLearner, windows: list[Window]) -> None:
+    made = learner()
+    written: list[bool] = []
+    step = made.step
+
+    def watched(batch: object) -> object:
+        written.append(predictions.path_of(made.run, SURFACE, windows[0].index).is_file())
+        return step(batch)  # type: ignore[arg-type]
+
+    made.step = watched  # type: ignore[method-assign,assignment]
+    trainer(made).run_window(windows[0])
+    assert len(written) > 1 and all(written)
+
+
+def test_a_window_is_predicted_with_what_was_learned_before_it(learner: MakeLearner, windows: list[Window]) -> None:
+    run = trainer(learner())
+    for window in windows[:2]:
+        run.run_window(window)
+    twin = learner("twin")
+    twin.evaluate(windows[0])
+    train(twin, windows[0])
+    twin.evaluate(windows[1])
+    for window in windows[:2]:
+        assert predicted(twin, window).equals(predicted(learner(), window))
+    train(twin, windows[1])
+    before = predicted(twin, windows[1])
+    twin.evaluate(windows[1])
+    assert not predicted(twin, windows[1]).equals(before)
+
+
+@dataclass(frozen=True)
+class Scrambled(Workspace):
+    """Another history of outcomes: labels, weights and strata of one window are noise."""
+
+    window: int = 0
+
+    def requests(self, window: int) -> Requests:
+        requests = super().requests(window)
+        if window != self.window:
+            return requests
+        random, supervision = np.random.default_rng(0), requests.supervision
+        noise = Supervision(
+            label=random.integers(0, 2, supervision.label.shape).astype(np.float32),
+            known_time=random.permutation(supervision.known_time),
+            weight=random.random(len(supervision.weight), dtype=np.float32),
+            stratum=random.integers(0, 9, len(supervision.stratum)).astype(np.int8),
+        )
+        return replace(requests, supervision=noise)
+
+
+def test_the_outcome_of_a_window_does_not_change_its_predictions(learner: MakeLearner, windows: list[Window]) -> None:
+    honest = learner("honest")
+    other = learner("other", on=Scrambled(honest.workspace.dataset, window=windows[1].index))
+    for made in (honest, other):
+        run = trainer(made)
+        for window in windows:
+            run.run_window(window)
+    names = [name for name in predicted(honest, windows[0]).column_names if name.startswith("p_")]
+    for window, same in zip(windows, (True, True, False), strict=True):
+        mine, theirs = (predicted(made, window).select(names) for made in (honest, other))
+        assert mine.equals(theirs) == same
+
+
+def test_evaluate_changes_no_state(learner: MakeLearner, windows: list[Window]) -> None:
+    made = learner()
+    train(made, windows[0])
+    before = packed(made)
+    made.evaluate(windows[1])
+    assert_same(packed(made), before)
+    made.evaluate(windows[2])
+    assert_same(packed(made), before)
+    twin = learner("twin")
+    train(twin, windows[0])
+    for one in (made, twin):
+        train(one, windows[1])
+    assert_same(packed(made), packed(twin))
+
+
+def test_all_arms_see_the_same_batches(learner: MakeLearner, windows: list[Window]) -> None:
+    made = learner()
+    assert list(made.members) == [(arm, seed) for seed in (0, 1) for arm in ARMS]
+    seen: dict[tuple[str, int], list[tuple[int, int]]] = {key: [] for key in made.members}
+    for key, member in made.members.items():
+        member.model.register_forward_pre_hook(
+            lambda module, arguments, key=key: seen[key].append(tuple(id(value) for value in arguments))
+        )
+    batches = list(made.batches(windows[0]))
+    for batch in batches:
+        losses = made.step(batch)
+        assert losses.keys() == {f"{arm}.seed{seed}/train_loss" for arm in ARMS for seed in (0, 1)}
+    expected = [(id(batch.requests), id(batch.teacher)) for batch in batches]
+    assert len(batches) > 1
+    assert all(order == expected for order in seen.values())
+
+
+def test_arms_start_from_the_same_values_and_seeds_do_not(learner: MakeLearner) -> None:
+    weight = {key: member.model.attention.query.weight for key, member in learner().members.items()}
+    assert all(weight[arm, seed].equal(weight["control", seed]) for arm in ARMS for seed in (0, 1))
+    assert not weight["control", 0].equal(weight["control", 1])
+
+
+def test_every_arm_learns(learner: MakeLearner, windows: list[Window]) -> None:
+    made = learner()
+    before = packed(made)[0]
+    train(made, windows[0])
+    after = packed(made)[0]
+    for arm in ARMS:
+        assert not before[f"{arm}.seed0/model/heads.weight"].equal(after[f"{arm}.seed0/model/heads.weight"])
+
+
+def test_a_checkpoint_continues_bit_identically(learner: MakeLearner, windows: list[Window]) -> None:
+    straight, killed = learner("straight"), learner("killed")
+    run = trainer(straight)
+    metrics = [run.run_window(window) for window in windows]
+
+    trainer(killed).run_window(windows[0])
+    trainer(killed).run_window(windows[1])  # a new trainer over the same learner resumes too
+    resumed = learner("killed")
+    again = trainer(resumed)
+    assert_same(packed(resumed), packed(killed))
+    assert [again.run_window(window) for window in windows] == metrics
+    assert_same(packed(resumed), packed(straight))
+    for window in windows:
+        assert predicted(resumed, window).equals(predicted(straight, window))
+
+
+def test_the_prediction_table(learner: MakeLearner, windows: list[Window], workspace: Workspace) -> None:
+    made, window = learner(), windows[1]
+    coverage = made.evaluate(window)
+    table = predicted(made, window)
+    requests = workspace.requests(window.index).on_surface(1)
+    owner = requests.owner
+    assert table["request_id"].to_pylist() == requests.request_id[owner].tolist()
+    assert table["candidate_id"].to_pylist() == requests.candidate_id.tolist()
+    assert table["user_id"].to_pylist() == requests.user_id[owner].tolist()
+    assert table["time"].cast(pa.int64()).to_pylist() == requests.time[owner].tolist()
+    assert table["tag_split_trip"].to_pylist() == requests.tags["split_trip"][owner].tolist()
+    purchase = requests.supervision.label[:, 0]
+    assert table["label_purchase"].to_pylist() == purchase.tolist()
+    multiple = requests.supervision.label[:, 1].tolist()
+    assert table["label_multiple"].to_pylist() == [
+        value if bought else None for value, bought in zip(multiple, purchase, strict=True)
+    ]
+    arms = {column.arm for column in predictions.columns_of(table.column_names, task="multiple")}
+    assert arms == {*ARMS, FM_HEAD}
+    for name in table.column_names:
+        if name.startswith("p_"):
+            assert 0 < min(table[name].to_pylist()) <= max(table[name].to_pylist()) < 1
+    assert coverage == {"coverage/fresh": 1.0, "coverage/stale": 0.0, "coverage/expired": 0.0, "coverage/miss": 0.0}
+
+
+def test_the_head_of_the_foundation_model_is_what_it_logged(
+    learner: MakeLearner, windows: list[Window], log: TaeLog
+) -> None:
+    made, window = learner(), windows[1]
+    made.evaluate(window)
+    table = predicted(made, window)
+    segment = log.segment("FM@0002", window.index).table.to_pandas()
+    logit = segment.set_index(["request_id", "candidate_id"])["teacher_logit_purchase"]
+    keys = list(zip(table["request_id"].to_pylist(), table["candidate_id"].to_pylist(), strict=True))
+    expected = torch.sigmoid(torch.from_numpy(logit.loc[keys].to_numpy(copy=True)))
+    np.testing.assert_allclose(table[f"p_purchase.{FM_HEAD}.seed0"].to_numpy(), expected, rtol=1e-6)
+
+
+def test_each_candidate_gets_its_own_row_of_the_log(learner: MakeLearner, windows: list[Window], log: TaeLog) -> None:
+    window = windows[1]
+    segment = log.segment("FM@0002", window.index).table.to_pandas()
+    logit = segment.set_index(["request_id", "candidate_id"])["teacher_logit_multiple"]
+    made = learner()
+    requests = made.workspace.requests(window.index).on_surface(1)
+    keys = list(zip(requests.request_id[requests.owner].tolist(), requests.candidate_id.tolist(), strict=True))
+    given = torch.cat([batch.teacher.logit_CT for batch in made.batches(window)])
+    assert given[:, 1].tolist() == logit.loc[keys].tolist()
+
+
+def test_no_gradient_reaches_what_the_teacher_logged(learner: MakeLearner, windows: list[Window]) -> None:
+    made = learner()
+    for batch in made.batches(windows[0]):
+        given = list(vars(batch.teacher).values())
+        before = [tensor.clone() for tensor in given]
+        made.step(batch)
+        assert all(not tensor.requires_grad and tensor.grad is None for tensor in given)
+        assert all(tensor.equal(old) for tensor, old in zip(given, before, strict=True))
+
+
+def test_without_a_log_every_key_is_a_miss(learner: MakeLearner, windows: list[Window], tmp_path: Path) -> None:
+    """Arms that live on embeddings alone then say what they say of a zero; ``logit_residual`` is ``control``."""
+    made = learner("missing", log=TaeLog.Config().build(tmp_path / "empty"))
+    assert made.evaluate(windows[0])["coverage/miss"] == 1.0
+    table = predicted(made, windows[0])
+    assert table["p_purchase.control.seed0"].equals(table["p_purchase.logit_residual.seed0"])
+    train(made, windows[0])
+    for batch in made.batches(windows[0]):
+        assert not batch.teacher.present_C.any() and not batch.teacher.vector_CR.any()

@@ -1,0 +1,259 @@
+"""Publishing: once is as good as twice, no window is scored from its own future (law L3), training is left alone."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from foundation.hstu.layer import HSTUStack
+from foundation.model import FoundationModel
+from foundation.publish import Publisher, schema_hash
+from foundation.steps import FoundationLearner
+from hypercast import tensors
+from hypercast.errors import RegistryError
+from hypercast.pins import Pin
+from hypercast.registry import Registry
+from hypercast.store.tae_log import TaeLog
+from hypercast.training import checkpoint
+from streaming.workspace import Workspace
+
+MakePublisher = Callable[..., Publisher]
+
+
+@pytest.fixture
+def publisher(tmp_path: Path, workspace: Workspace, small: FoundationModel.Config) -> MakePublisher:
+    def make(**config: object) -> Publisher:
+        return Publisher(
+            config=Publisher.Config(**config),
+            model=small,
+            workspace=workspace,
+            registry=Registry(tmp_path / "registry"),
+            log=TaeLog.Config().build(tmp_path / "log"),
+        )
+
+    return make
+
+
+def learner_of(publisher: Publisher, workspace: Workspace, small: FoundationModel.Config) -> FoundationLearner:
+    config = FoundationLearner.Config(batch_size=40, model=small)
+    return FoundationLearner(config=config, workspace=workspace, publisher=publisher, seed=0)
+
+
+@pytest.fixture
+def trained(publisher: MakePublisher, workspace: Workspace, small: FoundationModel.Config) -> FoundationModel:
+    """After one window of training, which also filled the id tables."""
+    learner = learner_of(publisher(), workspace, small)
+    for batch in learner.batches(workspace.dataset.windows[0]):
+        learner.step(batch)
+    return learner.model
+
+
+def state(model: FoundationModel) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
+    return tensors.digest(mine) == tensors.digest(theirs)
+
+
+def test_release_twice(publisher: MakePublisher, trained: FoundationModel, workspace: Workspace) -> None:
+    watermark = workspace.dataset.windows[1].start
+    first, second = (publisher().release(trained, watermark=watermark, metrics={}) for _ in range(2))
+    assert first.name == second.name == "FM@0001"
+    assert len(Registry(publisher().registry.root).list("FM")) == 1
+    assert same(first.load(), state(trained))
+    assert (first.watermark, first.dims, first.dtype) == (watermark, {"penultimate": 6}, "float16")
+
+
+def test_releases_are_a_chain(publisher: MakePublisher, trained: FoundationModel, workspace: Workspace) -> None:
+    made = publisher()
+    names = [made.release(trained, watermark=w.start, metrics={}) for w in workspace.dataset.windows[:3]]
+    assert [snapshot.manifest["parent"] for snapshot in names] == [None, "FM@0001", "FM@0002"]
+    again = made.release(trained, watermark=workspace.dataset.windows[2].start, metrics={})
+    assert again.manifest == names[-1].manifest
+
+
+def test_only_the_newest_are_kept(publisher: MakePublisher, trained: FoundationModel, workspace: Workspace) -> None:
+    made = publisher(keep=2)
+    for window in workspace.dataset.windows:
+        made.release(trained, watermark=window.start, metrics={})
+    assert [snapshot.name for snapshot in made.registry.list("FM")] == ["FM@0005", "FM@0006"]
+
+
+def test_publish_twice(publisher: MakePublisher, trained: FoundationModel, workspace: Workspace) -> None:
+    window = workspace.dataset.windows[1]
+    publisher().release(trained, watermark=window.start, metrics={})
+    first, second = publisher().publish(window), publisher().publish(window)
+    assert first.table.equals(second.table) and first.sha256 == second.sha256
+    assert len(publisher().log.segments()) == 1
+
+
+def test_what_was_published_is_not_computed_again(
+    publisher: MakePublisher, trained: FoundationModel, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    window = workspace.dataset.windows[1]
+    made = publisher()
+    made.release(trained, watermark=window.start, metrics={})
+    made.publish(window)
+
+    def refuse(batch: object) -> None:
+        raise AssertionError("the model was called")
+
+    monkeypatch.setattr(made.model, "forward", refuse)
+    assert made.publish(window).window == window.index
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(hours=st.sets(st.integers(-5, 6 * 7 * 24 + 5), min_size=1, max_size=5), index=st.integers(0, 5))
+def test_no_window_is_scored_by_a_snapshot_with_a_later_watermark(
+    tmp_path_factory: pytest.TempPathFactory,
+    workspace: Workspace,
+    small: FoundationModel.Config,
+    hours: set[int],
+    index: int,
+) -> None:
+    root = tmp_path_factory.mktemp("law")
+    made = Publisher(
+        config=Publisher.Config(keep=9),
+        model=small,
+        workspace=workspace,
+        registry=Registry(root / "registry"),
+        log=TaeLog.Config().build(root / "log"),
+    )
+    start, window = workspace.dataset.windows[0].start, workspace.dataset.windows[index]
+    watermarks = [start + hour * 3_600_000_000 for hour in sorted(hours)]
+    for watermark in watermarks:
+        made.release(made.model, watermark=watermark, metrics={})
+    allowed = [watermark for watermark in watermarks if watermark <= window.start]
+    if allowed:
+        assert made.publish(window).facts.watermark == max(allowed)
+    else:
+        with pytest.raises(RegistryError, match="no snapshot of 'FM' with a watermark up to"):
+            made.publish(window)
+        assert made.log.segments() == []
+
+
+def test_a_later_snapshot_does_not_change_what_a_window_gets(
+    publisher: MakePublisher, trained: FoundationModel, workspace: Workspace
+) -> None:
+    second, third = workspace.dataset.windows[1:3]
+    made = publisher()
+    made.release(trained, watermark=second.start, metrics={})
+    with torch.no_grad():
+        trained.main_heads.bias += 1.0
+    made.release(trained, watermark=third.start, metrics={})
+    early, late = made.publish(second), made.publish(third)
+    assert (early.snapshot, late.snapshot) == ("FM@0001", "FM@0002")
+    assert made.publish(second).snapshot == "FM@0001"  # also after another snapshot was loaded
+    for segment, window in ((early, second), (late, third)):
+        assert segment.facts.watermark <= window.start
+        assert min(segment.numpy("age")) >= 0
+
+
+def test_published_rows_are_what_the_model_says(
+    publisher: MakePublisher, trained: FoundationModel, workspace: Workspace, small: FoundationModel.Config
+) -> None:
+    window = workspace.dataset.windows[1]
+    made = publisher(dtype="float32", batch_size=7)
+    snapshot = made.release(trained, watermark=window.start, metrics={})
+    twin = small.build(inputs=workspace.inputs, seed=9).eval()
+    twin.load_state_dict(trained.state_dict())
+    requests = workspace.requests(window.index)
+    reader = workspace.reader({"all": (workspace.engagements, small.history)})
+    with torch.no_grad():
+        expected = twin(reader.batch(requests.slice(0, len(requests))))
+    made.publish(window)
+    found = made.log.read(
+        window=window.index,
+        pin=Pin(expert="home", lineage="FM"),
+        request_id=requests.request_id[requests.owner],
+        candidate_id=requests.candidate_id,
+        time=requests.time[requests.owner],
+        width=small.representation,
+        tasks=["purchase", "multiple"],
+        requests_digest=workspace.dataset.requests_digest(window.index),
+    )
+    assert found.snapshot == snapshot.name and found.aligned and found.present.all()
+    np.testing.assert_allclose(found.vector, expected.penultimate_CR.numpy(), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(found.teacher_logit, expected.logit_CT.numpy(), rtol=0, atol=1e-6)
+    assert found.vector.std(axis=0).min() > 0
+
+
+def test_publishing_leaves_the_training_model_untouched(
+    publisher: MakePublisher, workspace: Workspace, small: FoundationModel.Config
+) -> None:
+    first, second, *_ = workspace.dataset.windows
+    made = publisher()
+    disturbed, quiet = learner_of(made, workspace, small), learner_of(made, workspace, small)
+    disturbed.prepare(first)
+    for number, batch in enumerate(disturbed.batches(first)):
+        disturbed.step(batch)
+        before, _ = checkpoint.pack(disturbed.state_dict())
+        before = {name: tensor.clone() for name, tensor in before.items()}
+        made.release(disturbed.model, watermark=first.start + 1 + number, metrics={})
+        made.publish(second)
+        after, _ = checkpoint.pack(disturbed.state_dict())
+        assert same(before, after)
+        assert disturbed.model.training
+    for batch in quiet.batches(first):
+        quiet.step(batch)
+    assert same(disturbed.model.state_dict(), quiet.model.state_dict())
+
+
+def test_training_on_leaves_the_snapshot_untouched(
+    publisher: MakePublisher, workspace: Workspace, small: FoundationModel.Config
+) -> None:
+    made = publisher()
+    learner = learner_of(made, workspace, small)
+    first, second, *_ = workspace.dataset.windows
+    snapshot = made.release(learner.model, watermark=second.start, metrics={})
+    before = state(learner.model)
+    for batch in learner.batches(first):
+        learner.step(batch)
+    assert same(snapshot.load(), before) and not same(state(learner.model), before)
+
+
+def test_the_first_window_gets_the_untrained_model(
+    publisher: MakePublisher, workspace: Workspace, small: FoundationModel.Config
+) -> None:
+    made = publisher()
+    learner, first = learner_of(made, workspace, small), workspace.dataset.windows[0]
+    metrics = learner.evaluate(first)
+    (snapshot,) = made.registry.list("FM")
+    assert snapshot.watermark == first.start
+    assert metrics == {"published_rows": float(len(workspace.requests(first.index).item))}
+
+
+def test_a_learner_continues_with_the_same_bits(
+    publisher: MakePublisher, workspace: Workspace, small: FoundationModel.Config
+) -> None:
+    first, second, *_ = workspace.dataset.windows
+    made = publisher()
+    learner, twin = learner_of(made, workspace, small), learner_of(made, workspace, small)
+    for batch in learner.batches(first):
+        learner.step(batch)
+    packed, skeleton = checkpoint.pack(learner.state_dict())
+    twin.load_state_dict(checkpoint.unpack({name: tensor.clone() for name, tensor in packed.items()}, skeleton))
+    for one in (learner, twin):
+        for batch in one.batches(second):
+            one.step(batch)
+    mine, theirs = checkpoint.pack(learner.state_dict()), checkpoint.pack(twin.state_dict())
+    assert same(mine[0], theirs[0]) and mine[1] == theirs[1]
+
+
+def test_schema_hash_tells_incompatible_models_apart(workspace: Workspace, small: FoundationModel.Config) -> None:
+    inputs = workspace.inputs
+    hashes = {
+        schema_hash(small, inputs),
+        schema_hash(small.model_copy(update={"representation": 7}), inputs),
+        schema_hash(small.model_copy(update={"stack": HSTUStack.Config(layers=3)}), inputs),
+        schema_hash(small, replace(inputs, dense=inputs.dense[::-1])),
+    }
+    assert len(hashes) == 4
+    assert schema_hash(small.model_copy(), replace(inputs)) in hashes
