@@ -60,14 +60,17 @@ class SurfaceLearner:
         vocabulary: sizes of the embedding tables; all arms share it, as they share their batches.
         fusion: how the arms that read the embedding take it in.
         cross_history: engagements of all surfaces that ``control_matched`` attends to.
+        optimiser: of arms that start from nothing.
+        residual_optimiser: of arms that start from the teacher's logit, and so have less to learn.
         """
 
-        batch_size: int = pydantic.Field(default=96, ge=1)
+        batch_size: int = pydantic.Field(default=48, ge=1)
         model: ExpertModel.Config = ExpertModel.Config()
         vocabulary: BatchVocabulary.Config = BatchVocabulary.Config()
         fusion: GatedFusion.Config = GatedFusion.Config()
         cross_history: int = 64
-        optimiser: ModelOptimiser.Config = ModelOptimiser.Config()
+        optimiser: ModelOptimiser.Config = ModelOptimiser.Config(learning_rate=5e-3)
+        residual_optimiser: ModelOptimiser.Config = ModelOptimiser.Config(learning_rate=2e-4, table_learning_rate=3e-3)
         trainer: ContinualTrainer.Config = ContinualTrainer.Config()
 
     def __init__(
@@ -171,7 +174,8 @@ class SurfaceLearner:
         model = config.build(
             inputs=self.workspace.inputs, vocabulary=self.vocabulary, embedding=self.embedding, seed=seed
         )
-        return Member(model=model, optimiser=self.config.optimiser.build(model))
+        optimiser = self.config.residual_optimiser if config.logit_residual else self.config.optimiser
+        return Member(model=model, optimiser=optimiser.build(model))
 
     def _read(self, window: int, requests: Requests) -> tuple[Requests, Embeddings]:
         """The surface's part of ``requests`` and what the log holds for it."""

@@ -23,12 +23,13 @@ class FeatureEmbedding(nn.Module):
 
     def __init__(self, *, rows: int, width: int) -> None:
         super().__init__()
+        self.width = width
         self.collection = EmbeddingCollection(
             tables=[
                 EmbeddingConfig(
                     name="table",
                     embedding_dim=width,
-                    num_embeddings=rows,
+                    num_embeddings=max(rows, 1),
                     feature_names=[_FEATURE],
                     init_fn=torch.nn.init.zeros_,
                 )
@@ -59,7 +60,7 @@ class FeatureEmbedding(nn.Module):
         )
         row_MD = self.collection(distinct)[_FEATURE].values()
         things, features = slots.place_NF.shape
-        return row_MD.index_select(0, slots.place_NF.reshape(-1)).reshape(things, features, -1).sum(1)
+        return row_MD.index_select(0, slots.place_NF.reshape(-1)).reshape(things, features, self.width).sum(1)
 
     def take_evicted(self) -> Tensor:
         """Rows that changed hands since the last call, int64."""

@@ -52,6 +52,9 @@ class Vocabulary(nn.Module):
 
     def forward(self, codes: KeyedJaggedTensor) -> Slots:
         """Rows of ``codes``, which hold one value a key and row."""
+        if not self.features:
+            nothing = torch.zeros(0, dtype=torch.int64)
+            return Slots(row_M=nothing, place_NF=torch.zeros(codes.stride(), 0, dtype=torch.int64), evicted=nothing)
         rows, evicted = [], []
         for name, ids in self.tables():
             code = codes[name].values().numpy()
