@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from foundation.hstu.optimiser import ModelOptimiser
 from foundation.hstu.vocabulary import BatchSlots, BatchVocabulary
 from hypercast.pins import Pin
 from hypercast.store.tae_log import Embeddings, TaeLog
+from hypercast.training.flops import flops_per_candidate
 from hypercast.training.loop import ContinualTrainer
 from hypercast.training.random import get_states, set_states
 from streaming.batch import RequestBatch
@@ -150,6 +152,19 @@ class SurfaceLearner:
 
     def finish(self, window: Window) -> Mapping[str, float]:
         return {f"tables/{name}": value for name, value in self.vocabulary.statistics().items()}
+
+    def flops(self, window: Window) -> dict[str, float]:
+        """Floating-point operations of every arm for one candidate of the window's first batch."""
+        self.vocabulary.eval()
+        requests, embeddings = self._read(window.index, self.workspace.requests(window.index))
+        batch = next(self._batches(requests, embeddings, size=self.config.batch_size))
+        return {
+            arm: flops_per_candidate(
+                partial(member.model.eval(), batch.requests, batch.slots, batch.teacher),
+                candidates=len(batch.requests.item_C),
+            )
+            for (arm, _), member in self.members.items()
+        }
 
     def state_dict(self) -> dict[str, Any]:
         members = {

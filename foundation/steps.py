@@ -8,6 +8,7 @@ import pydantic
 from foundation.hstu.optimiser import ModelOptimiser
 from foundation.model import FoundationModel
 from foundation.publish import Publisher
+from hypercast.training.flops import flops_per_candidate
 from hypercast.training.loop import ContinualTrainer
 from hypercast.training.random import get_states, set_states
 from streaming.batch import RequestBatch
@@ -62,6 +63,12 @@ class FoundationLearner:
         """Publish the snapshot whose watermark is the window's end."""
         self.publisher.release(self.model, watermark=window.end, metrics={})
         return {f"tables/{name}": value for name, value in self.model.vocabulary.statistics().items()}
+
+    def flops(self, window: Window) -> float:
+        """Floating-point operations for one candidate of the window's first batch, history included."""
+        batch = self.reader.batch(self.workspace.requests(window.index).slice(0, self.config.batch_size))
+        model = self.publisher.model
+        return flops_per_candidate(lambda: model(batch), candidates=len(batch.item_C))
 
     def state_dict(self) -> dict[str, Any]:
         return {
