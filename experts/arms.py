@@ -5,6 +5,8 @@ import math
 from experts.backbone.mlp import MLP
 from experts.fusion import GatedFusion
 from experts.model import ExpertModel
+from foundation.hstu.embedding import FeatureEmbedding
+from foundation.hstu.vocabulary import BatchVocabulary
 from streaming.inputs import Inputs
 
 CONTROL, MATCHED, TAE, RESIDUAL, TREATED = ARMS = (
@@ -47,9 +49,10 @@ def widened(config: ExpertModel.Config, *, to: int, inputs: Inputs, embedding: i
 
 def dense_parameters(config: ExpertModel.Config, inputs: Inputs, embedding: int) -> int:
     """Number of parameters outside the embedding tables, which are the same in every arm."""
-    small = config.model_copy(update={"tables": config.tables.model_copy(update={"default": 2, "rows": {}})})
-    model = small.build(inputs=inputs, embedding=embedding, seed=0)
-    return sum(p.numel() for name, p in model.named_parameters() if ".tables." not in name)
+    vocabulary = BatchVocabulary.Config(default=2).build(inputs)
+    model = config.build(inputs=inputs, vocabulary=vocabulary, embedding=embedding, seed=0)
+    tables = {id(each.weight) for each in model.modules() if isinstance(each, FeatureEmbedding)}
+    return sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in tables)
 
 
 def _hidden(config: ExpertModel.Config, first: int, rest: list[int]) -> ExpertModel.Config:

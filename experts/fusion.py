@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hypercast.training.random import NamedDropout
-from streaming.config import Config
+from streaming.config import Config as BaseConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class GatedFusion(nn.Module):
     drops out the embedding; the gate is ours).
     """
 
-    class Config(Config):
+    class Config(BaseConfig):
         """Attributes: ``width`` of the output; ``dropout`` on the embedding."""
 
         width: int = 32

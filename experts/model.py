@@ -9,17 +9,18 @@ from torch import Tensor, nn
 from experts.attention import TargetAttention
 from experts.backbone.mlp import MLP
 from experts.fusion import GatedFusion, TeacherFeatures
-from foundation.hstu.embedding import FeatureEmbedding, TableSizes
+from foundation.hstu.embedding import FeatureEmbedding
+from foundation.hstu.vocabulary import BatchSlots, BatchVocabulary
 from hypercast.training.random import initialise_, normal_start
 from streaming.batch import RequestBatch
-from streaming.config import Config
+from streaming.config import Config as BaseConfig
 from streaming.inputs import Inputs
 
 
 class ExpertModel(nn.Module):
     """Embeddings, target attention over a short history, dense features, an MLP, one linear head a task."""
 
-    class Config(Config):
+    class Config(BaseConfig):
         """Attributes:
 
         width: D of embeddings and attention.
@@ -35,19 +36,20 @@ class ExpertModel(nn.Module):
         fusion: GatedFusion.Config | None = None
         logit_residual: bool = False
         backbone: MLP.Config = MLP.Config()
-        tables: TableSizes = TableSizes()
 
-        def build(self, *, inputs: Inputs, embedding: int, seed: int) -> "ExpertModel":
-            return ExpertModel(config=self, inputs=inputs, embedding=embedding, seed=seed)
+        def build(self, *, inputs: Inputs, vocabulary: BatchVocabulary, embedding: int, seed: int) -> "ExpertModel":
+            return ExpertModel(config=self, inputs=inputs, vocabulary=vocabulary, embedding=embedding, seed=seed)
 
-    def __init__(self, *, config: Config, inputs: Inputs, embedding: int, seed: int) -> None:
+    def __init__(
+        self, *, config: Config, inputs: Inputs, vocabulary: BatchVocabulary, embedding: int, seed: int
+    ) -> None:
         super().__init__()
         width, tasks = config.width, len(inputs.tasks)
         attention = {"width": width, "actions": len(inputs.actions), "surfaces": len(inputs.surfaces)}
         self.config = config
-        self.items = FeatureEmbedding(capacity=config.tables.of(inputs.item_features), width=width)
-        self.users = FeatureEmbedding(capacity=config.tables.of(inputs.user_features), width=width)
-        self.context = FeatureEmbedding(capacity=config.tables.of(inputs.context), width=width)
+        self.items = FeatureEmbedding.of(vocabulary.items, width=width)
+        self.users = FeatureEmbedding.of(vocabulary.users, width=width)
+        self.context = FeatureEmbedding.of(vocabulary.context, width=width)
         self.attention = TargetAttention(length=config.history, **attention)
         own = 3 * width + len(inputs.dense)
         self.cross_attention = None
@@ -65,10 +67,13 @@ class ExpertModel(nn.Module):
         self.teacher_factor = nn.Parameter(torch.ones(tasks)) if config.logit_residual else None
         initialise_(self, seed)
 
-    def forward(self, batch: RequestBatch, teacher: TeacherFeatures) -> Tensor:
-        """Logits of every candidate, float ``[C, T]``; reads nothing of the batch's labels (law L6)."""
-        item_UD = self.items(batch.items)
-        context_BD = self.users(batch.users) + self.context(batch.context)
+    def forward(self, batch: RequestBatch, slots: BatchSlots, teacher: TeacherFeatures) -> Tensor:
+        """Logits of every candidate, float ``[C, T]``; reads nothing of the batch's labels (law L6).
+
+        ``slots`` are the batch's, by the vocabulary that the model was built for.
+        """
+        item_UD = self.items(slots.items)
+        context_BD = self.users(slots.users) + self.context(slots.context)
         candidate_CD = item_UD[batch.item_C]
         place = (batch.owner_C, batch.time_B)
         parts = [

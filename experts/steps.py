@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from experts.fusion import GatedFusion, TeacherFeatures
 from experts.model import ExpertModel
 from foundation.hstu.loss import masked_log_loss
 from foundation.hstu.optimiser import ModelOptimiser
+from foundation.hstu.vocabulary import BatchSlots, BatchVocabulary
 from hypercast.pins import Pin
 from hypercast.store.tae_log import Embeddings, TaeLog
+from hypercast.training.flops import flops_per_candidate
 from hypercast.training.loop import ContinualTrainer
 from hypercast.training.random import get_states, set_states
 from streaming.batch import RequestBatch
-from streaming.config import Config
+from streaming.config import Config as BaseConfig
 from streaming.dataset import Window
 from streaming.requests import Requests
 from streaming.workspace import Workspace
@@ -36,6 +39,7 @@ class ExpertBatch:
     """Requests of one surface with what the foundation model logged about them."""
 
     requests: RequestBatch
+    slots: BatchSlots
     teacher: TeacherFeatures
 
 
@@ -50,20 +54,25 @@ class Member:
 class SurfaceLearner:
     """All arms and seeds of one surface. Arms share data order and, parameter by parameter, initial values."""
 
-    class Config(Config):
+    class Config(BaseConfig):
         """Attributes:
 
         batch_size: requests of the surface in a training step.
         model: the control; other arms follow from it (see :mod:`experts.arms`).
+        vocabulary: sizes of the embedding tables; all arms share it, as they share their batches.
         fusion: how the arms that read the embedding take it in.
         cross_history: engagements of all surfaces that ``control_matched`` attends to.
+        optimiser: of arms that start from nothing.
+        residual_optimiser: of arms that start from the teacher's logit, and so have less to learn.
         """
 
-        batch_size: int = pydantic.Field(default=96, ge=1)
+        batch_size: int = pydantic.Field(default=48, ge=1)
         model: ExpertModel.Config = ExpertModel.Config()
+        vocabulary: BatchVocabulary.Config = BatchVocabulary.Config()
         fusion: GatedFusion.Config = GatedFusion.Config()
         cross_history: int = 64
-        optimiser: ModelOptimiser.Config = ModelOptimiser.Config()
+        optimiser: ModelOptimiser.Config = ModelOptimiser.Config(learning_rate=5e-3)
+        residual_optimiser: ModelOptimiser.Config = ModelOptimiser.Config(learning_rate=2e-4, table_learning_rate=3e-3)
         trainer: ContinualTrainer.Config = ContinualTrainer.Config()
 
     def __init__(
@@ -91,6 +100,7 @@ class SurfaceLearner:
             "all": (workspace.engagements, config.cross_history),
         }
         self.reader = workspace.reader(histories)
+        self.vocabulary = config.vocabulary.build(workspace.inputs)
         arms = arm_configs(
             config.model,
             fusion=config.fusion,
@@ -105,11 +115,12 @@ class SurfaceLearner:
     @torch.inference_mode()
     def evaluate(self, window: Window) -> Mapping[str, float]:
         """Predict the window with every arm and write the predictions; returns the log's coverage by status."""
+        self.vocabulary.eval()
         requests, embeddings = self._read(window.index, self.workspace.requests(window.index))
         said: dict[tuple[str, int], list[Tensor]] = {member: [] for member in self.members}
         for batch in self._batches(requests, embeddings, size=4 * self.config.batch_size):
             for key, member in self.members.items():
-                said[key].append(member.model.eval()(batch.requests, batch.teacher).sigmoid())
+                said[key].append(member.model.eval()(batch.requests, batch.slots, batch.teacher).sigmoid())
         columns: dict[Column, np.ndarray] = {}
         for index, task in enumerate(self.workspace.inputs.tasks):
             for (arm, seed), parts in said.items():
@@ -122,6 +133,7 @@ class SurfaceLearner:
 
     def batches(self, window: Window) -> Iterator[ExpertBatch]:
         """The surface's requests whose labels became known in the window, in time order."""
+        self.vocabulary.train()
         for made, learned in self.workspace.learned_in(window):
             requests, embeddings = self._read(made, learned)
             yield from self._batches(
@@ -132,17 +144,30 @@ class SurfaceLearner:
         labels = batch.requests.labels
         losses = {}
         for (arm, seed), member in self.members.items():
-            logit_CT = member.model.train()(batch.requests, batch.teacher)
+            logit_CT = member.model.train()(batch.requests, batch.slots, batch.teacher)
             loss = masked_log_loss(logit_CT, labels.label_CT, labels.known_CT)
             member.optimiser.step(loss)
             losses[f"{arm}.seed{seed}/train_loss"] = loss.item()
         return losses
 
     def finish(self, window: Window) -> Mapping[str, float]:
-        return {}
+        return {f"tables/{name}": value for name, value in self.vocabulary.statistics().items()}
+
+    def flops(self, window: Window) -> dict[str, float]:
+        """Floating-point operations of every arm for one candidate of the window's first batch."""
+        self.vocabulary.eval()
+        requests, embeddings = self._read(window.index, self.workspace.requests(window.index))
+        batch = next(self._batches(requests, embeddings, size=self.config.batch_size))
+        return {
+            arm: flops_per_candidate(
+                partial(member.model.eval(), batch.requests, batch.slots, batch.teacher),
+                candidates=len(batch.requests.item_C),
+            )
+            for (arm, _), member in self.members.items()
+        }
 
     def state_dict(self) -> dict[str, Any]:
-        return {
+        members = {
             f"{arm}.seed{seed}": {
                 "model": member.model.state_dict(),
                 "optimiser": member.optimiser.state_dict(),
@@ -150,17 +175,22 @@ class SurfaceLearner:
             }
             for (arm, seed), member in self.members.items()
         }
+        return {"vocabulary": self.vocabulary.state_dict(), "members": members}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.vocabulary.load_state_dict(state["vocabulary"])
         for (arm, seed), member in self.members.items():
-            saved = state[f"{arm}.seed{seed}"]
+            saved = state["members"][f"{arm}.seed{seed}"]
             member.model.load_state_dict(saved["model"])
             member.optimiser.load_state_dict(saved["optimiser"])
             set_states(member.model, saved["dropout"])
 
     def _member(self, config: ExpertModel.Config, seed: int) -> Member:
-        model = config.build(inputs=self.workspace.inputs, embedding=self.embedding, seed=seed)
-        return Member(model=model, optimiser=self.config.optimiser.build(model))
+        model = config.build(
+            inputs=self.workspace.inputs, vocabulary=self.vocabulary, embedding=self.embedding, seed=seed
+        )
+        optimiser = self.config.residual_optimiser if config.logit_residual else self.config.optimiser
+        return Member(model=model, optimiser=optimiser.build(model))
 
     def _read(self, window: int, requests: Requests) -> tuple[Requests, Embeddings]:
         """The surface's part of ``requests`` and what the log holds for it."""
@@ -187,7 +217,7 @@ class SurfaceLearner:
             rows = slice(start, start + len(batch.item_C))
             start = rows.stop
             teacher = TeacherFeatures(vector_CR=vector_CR[rows], logit_CT=logit_CT[rows], present_C=present_C[rows])
-            yield ExpertBatch(requests=batch, teacher=teacher)
+            yield ExpertBatch(requests=batch, slots=self.vocabulary(batch), teacher=teacher)
 
     def _table(self, requests: Requests, columns: Mapping[Column, np.ndarray]) -> pa.Table:
         owner, supervision = requests.owner, requests.supervision

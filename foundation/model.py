@@ -11,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from foundation.hstu.embedding import FeatureEmbedding, TableSizes
+from foundation.hstu.embedding import FeatureEmbedding
 from foundation.hstu.layer import HSTUStack, Sequences
 from foundation.hstu.loss import masked_log_loss
+from foundation.hstu.vocabulary import BatchVocabulary
 from hypercast.training.random import NamedDropout, initialise_, normal_start
 from streaming.batch import History, RequestBatch
-from streaming.config import Config
+from streaming.config import Config as BaseConfig
 from streaming.inputs import Inputs
 
 CONTEXT_TOKENS = 2
@@ -48,7 +49,7 @@ class FoundationModel(nn.Module):
     also sees features outside the sequence.
     """
 
-    class Config(Config):
+    class Config(BaseConfig):
         """Attributes:
 
         width: D, a multiple of the number of heads.
@@ -64,7 +65,7 @@ class FoundationModel(nn.Module):
         history: int = 128
         dropout: float = pydantic.Field(default=0.1, ge=0.0, lt=1.0)
         stack: HSTUStack.Config = HSTUStack.Config()
-        tables: TableSizes = TableSizes()
+        vocabulary: BatchVocabulary.Config = BatchVocabulary.Config()
 
         @pydantic.model_validator(mode="after")
         def _heads_divide_width(self) -> "FoundationModel.Config":
@@ -83,9 +84,10 @@ class FoundationModel(nn.Module):
             return NamedDropout(config.dropout, seed=seed, name=f"foundation/{name}")
 
         self.config = config
-        self.items = FeatureEmbedding(capacity=config.tables.of(inputs.item_features), width=width)
-        self.users = FeatureEmbedding(capacity=config.tables.of(inputs.user_features), width=width)
-        self.context = FeatureEmbedding(capacity=config.tables.of(inputs.context), width=width)
+        self.vocabulary = config.vocabulary.build(inputs)
+        self.items = FeatureEmbedding.of(self.vocabulary.items, width=width)
+        self.users = FeatureEmbedding.of(self.vocabulary.users, width=width)
+        self.context = FeatureEmbedding.of(self.vocabulary.context, width=width)
         self.surface = nn.Embedding(len(inputs.surfaces) + 1, width)
         self.action = nn.Embedding(len(inputs.actions), width)
         self.kind = nn.Embedding(CONTEXT_TOKENS, width)
@@ -113,8 +115,9 @@ class FoundationModel(nn.Module):
     def forward(self, batch: RequestBatch) -> FoundationOutput:
         """Score every candidate of ``batch``; reads nothing of its labels (law L6)."""
         history = batch.history["all"]
-        item_UD = self.items(batch.items)
-        user_BD, request_BD = self.users(batch.users), self.context(batch.context)
+        slots = self.vocabulary(batch)
+        item_UD = self.items(slots.items)
+        user_BD, request_BD = self.users(slots.users), self.context(slots.context)
         context_BD = user_BD + request_BD
         candidate_CD = item_UD[batch.item_C] + self.surface(batch.surface_C + 1)
         event_LD = item_UD[history.item_L] + self.surface(history.surface_L + 1) + self.action(history.action_L)

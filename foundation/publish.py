@@ -11,7 +11,7 @@ from foundation.model import FoundationModel
 from hypercast.registry import Registry, Snapshot
 from hypercast.store.segment import Segment
 from hypercast.store.tae_log import TaeLog
-from streaming.config import Config
+from streaming.config import Config as BaseConfig
 from streaming.dataset import Window
 from streaming.inputs import Inputs
 from streaming.workspace import Workspace
@@ -20,7 +20,7 @@ from streaming.workspace import Workspace
 class Publisher:
     """Writes the TAE log from snapshots in the registry; knows nothing of the model that is training."""
 
-    class Config(Config):
+    class Config(BaseConfig):
         """Attributes: ``lineage``, the name snapshots are published under; ``dtype`` of the vectors in the log;
         ``batch_size``, requests scored at once; ``keep``, how many of the newest snapshots stay on disk (at least 2: a
         run that was killed right after a release goes back to the snapshot before it).

@@ -8,10 +8,11 @@ import pydantic
 from foundation.hstu.optimiser import ModelOptimiser
 from foundation.model import FoundationModel
 from foundation.publish import Publisher
+from hypercast.training.flops import flops_per_candidate
 from hypercast.training.loop import ContinualTrainer
 from hypercast.training.random import get_states, set_states
 from streaming.batch import RequestBatch
-from streaming.config import Config
+from streaming.config import Config as BaseConfig
 from streaming.dataset import Window
 from streaming.workspace import Workspace
 
@@ -19,7 +20,7 @@ from streaming.workspace import Workspace
 class FoundationLearner:
     """Trains on every surface's requests and publishes a snapshot after each window."""
 
-    class Config(Config):
+    class Config(BaseConfig):
         """Attributes: ``batch_size`` in requests; ``surface_weight`` of the surface-specific tasks in the loss."""
 
         batch_size: int = pydantic.Field(default=64, ge=1)
@@ -61,12 +62,13 @@ class FoundationLearner:
     def finish(self, window: Window) -> Mapping[str, float]:
         """Publish the snapshot whose watermark is the window's end."""
         self.publisher.release(self.model, watermark=window.end, metrics={})
-        embeddings = {"items": self.model.items, "users": self.model.users, "context": self.model.context}
-        return {
-            f"tables/{kind}/{name}": value
-            for kind, embedding in embeddings.items()
-            for name, value in embedding.statistics().items()
-        }
+        return {f"tables/{name}": value for name, value in self.model.vocabulary.statistics().items()}
+
+    def flops(self, window: Window) -> float:
+        """Floating-point operations for one candidate of the window's first batch, history included."""
+        batch = self.reader.batch(self.workspace.requests(window.index).slice(0, self.config.batch_size))
+        model = self.publisher.model
+        return flops_per_candidate(lambda: model(batch), candidates=len(batch.item_C))
 
     def state_dict(self) -> dict[str, Any]:
         return {

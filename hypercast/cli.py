@@ -256,7 +256,7 @@ def shipped_config(name: str) -> Path:
 
 def _run_platform(path: Path, *, run: Path | None, json: bool) -> None:
     from hypercast.runtime.config import PlatformConfig
-    from hypercast.runtime.platform import Platform, import_if_absent
+    from hypercast.runtime.platform import FLOPS_FILE, Platform, import_if_absent
 
     config = configuration.load(path, PlatformConfig)
     if run is not None:
@@ -268,7 +268,10 @@ def _run_platform(path: Path, *, run: Path | None, json: bool) -> None:
         report = platform.run(advance)
     _emit_report(report, json)
     if not json:
+        flops = json_format.loads((config.run / FLOPS_FILE).read_text())
         Console().print(
+            f"Compute for a candidate: foundation model {flops['fm'] / 1e6:.2f} MFLOP, treated expert "
+            f"{flops['treated'] / 1e6:.3f} MFLOP: {flops['fm'] / flops['treated']:.0f} times.\n"
             f"Runs, tables, figures and models in MLflow: hypercast transfer ui --run {config.run}\n"
             f"The table again: hypercast transfer report --run {config.run}"
         )

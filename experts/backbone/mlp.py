@@ -5,13 +5,13 @@ from itertools import pairwise
 import pydantic
 from torch import Tensor, nn
 
-from streaming.config import Config
+from streaming.config import Config as BaseConfig
 
 
 class MLP(nn.Module):
     """Linear layers with SiLU between them."""
 
-    class Config(Config):
+    class Config(BaseConfig):
         """Attributes: ``hidden``, widths of the layers, the last being what the heads read."""
 
         hidden: list[int] = pydantic.Field(default=[64, 32], min_length=1)

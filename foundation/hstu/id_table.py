@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 MISS = 0
-"""The slot shared by every code that has no slot of its own. Its row stays zero."""
+"""The slot shared by unknown values and by codes that have no slot of their own."""
 
 
 class IdTable(nn.Module):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from foundation.hstu.attention.dispatch import hstu_attention
 from hypercast.training.random import normal_start
-from streaming.config import Config
+from streaming.config import Config as BaseConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class HSTULayer(nn.Module):
 class HSTUStack(nn.Module):
     """HSTU layers one above the other, with a final LayerNorm."""
 
-    class Config(Config):
+    class Config(BaseConfig):
         """Attributes: ``layers``; ``heads``; ``time_buckets``, each a step of 0.301 in the logarithm of seconds."""
 
         layers: int = 2

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from foundation.hstu.embedding import FeatureEmbedding, RowWiseAdagrad
-from streaming.config import Config
+from streaming.config import Config as BaseConfig
 
 
 class ModelOptimiser:
     """Steps both optimisers of one model at once."""
 
-    class Config(Config):
+    class Config(BaseConfig):
         """Attributes: ``learning_rate`` and ``weight_decay`` of AdamW; ``table_learning_rate`` of row-wise Adagrad;
         ``gradient_clip``, the largest norm of the dense gradient.
         """

@@ -50,6 +50,10 @@ class FoundationJob:
         """Train on the window and release the next snapshot; returns metrics."""
         return self.trainer.run_window(self.workspace.dataset.window(window))
 
+    def flops(self, window: int) -> float:
+        """Floating-point operations for one candidate, on the window's first requests."""
+        return self.learner.flops(self.workspace.dataset.window(window))
+
 
 class ExpertJob:
     """All arms of some surfaces' experts."""
@@ -59,8 +63,14 @@ class ExpertJob:
         self.workspace = Workspace(Dataset.open(config.dataset.path))
         registry = Registry(run / "registry")
         log = config.log.build(run / "tae_log")
+        self.learners = {
+            surface: self._learner(config, run, surface, log=log, registry=registry) for surface in surfaces
+        }
         self.trainers = {
-            surface: self._trainer(config, run, surface, log=log, registry=registry) for surface in surfaces
+            surface: ContinualTrainer(
+                config=config.expert.trainer, learner=learner, checkpoints=run / "checkpoints" / "experts" / surface
+            )
+            for surface, learner in self.learners.items()
         }
 
     def run_window(self, window: int, published: None) -> dict[str, dict[str, float]]:
@@ -71,10 +81,14 @@ class ExpertJob:
         current = self.workspace.dataset.window(window)
         return {surface: trainer.run_window(current) for surface, trainer in self.trainers.items()}
 
-    def _trainer(
+    def flops(self, window: int) -> dict[str, float]:
+        """Floating-point operations of every arm for one candidate, on the first surface's first requests."""
+        return next(iter(self.learners.values())).flops(self.workspace.dataset.window(window))
+
+    def _learner(
         self, config: PlatformConfig, run: Path, surface: str, *, log: TaeLog, registry: Registry
-    ) -> ContinualTrainer:
-        learner = SurfaceLearner(
+    ) -> SurfaceLearner:
+        return SurfaceLearner(
             config=config.expert,
             surface=surface,
             workspace=self.workspace,
@@ -83,9 +97,6 @@ class ExpertJob:
             embedding=config.foundation.model.representation,
             seeds=config.seeds,
             run=run,
-        )
-        return ContinualTrainer(
-            config=config.expert.trainer, learner=learner, checkpoints=run / "checkpoints" / "experts" / surface
         )
 
 

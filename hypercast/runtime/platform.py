@@ -1,5 +1,6 @@
 """The continual loop of a platform: publish, predict, train, monitor, window by window."""
 
+import json
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -20,6 +21,9 @@ from transfer.report import Report
 
 LOOKAHEAD = 2
 """Windows that the foundation model may run ahead of the slowest expert, so that no job waits for another's step."""
+
+FLOPS_FILE = "flops_per_candidate.json"
+"""In the run folder: floating-point operations for one candidate, of the foundation model and of every arm."""
 
 Progress = Callable[[str, float], None]
 _logger = logging.getLogger(__name__)
@@ -75,6 +79,10 @@ class Platform:
                     by_surface = {name: row for job in learned for name, row in engine.result(job).items()}
                     self._monitor(monitor, done, engine.result(trained), by_surface)
                     progress(f"window {done.index}", (windows.index(done) + 1) / len(windows))
+        by_arm = engine.result(engine.call(experts[0], "flops", windows[-1].index))
+        flops = {FOUNDATION: engine.result(engine.call(foundation, "flops", windows[-1].index)), **by_arm}
+        monitor.log_params({"flops_per_candidate": flops})
+        files.write_text(self.run_folder / FLOPS_FILE, json.dumps(flops) + "\n")
 
     def _monitor(
         self,

@@ -8,7 +8,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import pydantic
 
 from hypercast.training import checkpoint
-from streaming.config import Config
+from streaming.config import Config as BaseConfig
 from streaming.dataset import Window
 
 Batch = TypeVar("Batch")
@@ -45,7 +45,7 @@ class Learner(Protocol[Batch]):
 class ContinualTrainer(Generic[Batch]):
     """Runs a learner over windows, one checkpoint a window. A killed run continues with the same bits."""
 
-    class Config(Config):
+    class Config(BaseConfig):
         """Attributes: ``epochs``, passes over each window (1: every event is trained on once)."""
 
         epochs: int = pydantic.Field(default=1, ge=1)

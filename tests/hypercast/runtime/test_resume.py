@@ -105,7 +105,7 @@ def run_until(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...
             return status
 
         yield run
-        process.stdin.close()
+        process.kill()
 
 
 def environment() -> dict[str, str]:
