@@ -20,12 +20,15 @@ from foundation.hstu.optimiser import ModelOptimiser
 from foundation.hstu.vocabulary import BatchSlots, BatchVocabulary
 from hypercast.pins import Pin
 from hypercast.store.tae_log import Embeddings, TaeLog
+from hypercast.tensors import save
 from hypercast.training.flops import flops_per_candidate
 from hypercast.training.loop import ContinualTrainer
 from hypercast.training.random import get_states, set_states
 from streaming.batch import RequestBatch
 from streaming.config import Config as BaseConfig
+from streaming.config import dump
 from streaming.dataset import Window
+from streaming.files import write_directory
 from streaming.requests import Requests
 from streaming.workspace import Workspace
 from transfer import predictions
@@ -95,6 +98,7 @@ class SurfaceLearner:
         self.pin = pin
         self.embedding = embedding
         self.run = run
+        self.seeds = seeds
         histories = {
             "surface": (workspace.engagements.only(self.index), config.model.history),
             "all": (workspace.engagements, config.cross_history),
@@ -165,6 +169,21 @@ class SurfaceLearner:
             )
             for (arm, _), member in self.members.items()
         }
+
+    def export(self, folder: Path) -> None:
+        """Write the first seed's experts, weights and vocabulary without optimisers, to ``folder/ARM``."""
+        for (arm, seed), member in self.members.items():
+            if seed != self.seeds[0] or (folder / arm).exists():
+                continue
+            parts = {"model": member.model.state_dict(), "vocabulary": self.vocabulary.state_dict()}
+            tensors = {f"{part}.{name}": value for part, state in parts.items() for name, value in state.items()}
+            config = member.model.config
+
+            def write(partial: Path, tensors: dict[str, Tensor] = tensors, text: str = dump(config)) -> None:
+                save(partial / "expert.safetensors", tensors)
+                (partial / "expert.yaml").write_text(text, encoding="utf-8")
+
+            write_directory(folder / arm, write)
 
     def state_dict(self) -> dict[str, Any]:
         members = {

@@ -51,6 +51,9 @@ class FeatureEmbedding(nn.Module):
 
     def forward(self, slots: Slots) -> Tensor:
         """Float32 ``[N, D]``. Rows that changed hands are zeroed before they are looked up."""
+        things, features = slots.place_NF.shape
+        if features == 0:
+            return torch.zeros(things, self.width)
         if len(slots.evicted):
             with torch.no_grad():
                 self.weight[slots.evicted] = 0.0
@@ -59,7 +62,6 @@ class FeatureEmbedding(nn.Module):
             keys=[_FEATURE], values=slots.row_M, lengths=torch.ones(len(slots.row_M), dtype=torch.int32)
         )
         row_MD = self.collection(distinct)[_FEATURE].values()
-        things, features = slots.place_NF.shape
         return row_MD.index_select(0, slots.place_NF.reshape(-1)).reshape(things, features, self.width).sum(1)
 
     def take_evicted(self) -> Tensor:

@@ -81,6 +81,12 @@ class ExpertJob:
         current = self.workspace.dataset.window(window)
         return {surface: trainer.run_window(current) for surface, trainer in self.trainers.items()}
 
+    def export(self, folder: Path) -> list[str]:
+        """Write every expert to ``folder/SURFACE/ARM``; returns the surfaces."""
+        for surface, learner in self.learners.items():
+            learner.export(folder / surface)
+        return list(self.learners)
+
     def flops(self, window: int) -> dict[str, float]:
         """Floating-point operations of every arm for one candidate, on the first surface's first requests."""
         return next(iter(self.learners.values())).flops(self.workspace.dataset.window(window))

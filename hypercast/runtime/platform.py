@@ -79,6 +79,9 @@ class Platform:
                     by_surface = {name: row for job in learned for name, row in engine.result(job).items()}
                     self._monitor(monitor, done, engine.result(trained), by_surface)
                     progress(f"window {done.index}", (windows.index(done) + 1) / len(windows))
+        exported = self.run_folder / "experts" / f"window={windows[-1].index:05d}"
+        for promise in [engine.call(expert, "export", exported) for expert in experts]:
+            self._register_experts(monitor, exported, engine.result(promise))
         by_arm = engine.result(engine.call(experts[0], "flops", windows[-1].index))
         flops = {FOUNDATION: engine.result(engine.call(foundation, "flops", windows[-1].index)), **by_arm}
         monitor.log_params({"flops_per_candidate": flops})
@@ -134,6 +137,19 @@ class Platform:
                 alias="current",
             )
         return result
+
+    def _register_experts(self, monitor: Monitor, exported: Path, surfaces: list[str]) -> None:
+        """One registered model a surface, one version an arm, the arm's name as its alias."""
+        for surface in surfaces:
+            for path in sorted((exported / surface).iterdir()):
+                monitor.register_snapshot(
+                    path,
+                    name=f"{self.config.name}-{surface}",
+                    snapshot=f"{exported.name}/{surface}/{path.name}",
+                    info={"surface": surface, "arm": path.name, "seed": self.config.seeds[0]},
+                    alias=path.name,
+                    key=expert_key(surface, path.name, self.config.seeds[0]),
+                )
 
     def _keep_config(self) -> None:
         """Write the configuration into the run folder, or refuse a folder that was begun with another one.

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from experts.model import ExpertModel
-from foundation.hstu.embedding import TableSizes
 from foundation.hstu.layer import HSTUStack
+from foundation.hstu.vocabulary import BatchVocabulary
 from foundation.model import FoundationModel
 from foundation.publish import Publisher
 from hypercast.registry import Registry
@@ -16,6 +16,7 @@ from streaming.dataset import Dataset
 from streaming.workspace import Workspace
 
 EMBEDDING = 6
+SIZES = BatchVocabulary.Config(default=128)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -36,7 +37,12 @@ def embedding() -> int:
 
 @pytest.fixture(scope="session")
 def small() -> ExpertModel.Config:
-    return ExpertModel.Config(width=4, history=5, tables=TableSizes(default=128))
+    return ExpertModel.Config(width=4, history=5)
+
+
+@pytest.fixture(scope="session")
+def sizes() -> BatchVocabulary.Config:
+    return SIZES
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +56,7 @@ def log(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> TaeLo
         tower=12,
         history=10,
         stack=HSTUStack.Config(layers=1),
-        tables=TableSizes(default=128),
+        vocabulary=SIZES,
     )
     publisher = Publisher(
         config=Publisher.Config(), model=config, workspace=workspace, registry=Registry(root / "registry"), log=log

@@ -8,6 +8,7 @@ from experts.arms import ARMS, CONTROL, MATCHED, RESIDUAL, TAE, TREATED, arm_con
 from experts.backbone.mlp import MLP
 from experts.fusion import GatedFusion
 from experts.model import ExpertModel
+from foundation.hstu.vocabulary import BatchVocabulary
 from streaming.workspace import Workspace
 
 DEFAULT_EMBEDDING = 64
@@ -21,9 +22,16 @@ def configs(
     )
 
 
+def built(
+    config: ExpertModel.Config, workspace: Workspace, *, embedding: int = DEFAULT_EMBEDDING, seed: int = 0
+) -> ExpertModel:
+    vocabulary = BatchVocabulary.Config(default=16).build(workspace.inputs)
+    return config.build(inputs=workspace.inputs, vocabulary=vocabulary, embedding=embedding, seed=seed)
+
+
 def count_by_hand(config: ExpertModel.Config, workspace: Workspace, embedding: int) -> int:
     """Parameters of the model as it is built for a run, outside the embedding tables."""
-    model = config.build(inputs=workspace.inputs, embedding=embedding, seed=0)
+    model = built(config, workspace, embedding=embedding)
     tables = {id(p) for kind in (model.items, model.users, model.context) for p in kind.parameters()}
     return sum(p.numel() for p in model.parameters() if id(p) not in tables)
 
@@ -84,7 +92,7 @@ def test_parameters_are_counted_without_tables(workspace: Workspace) -> None:
 def test_arms_share_initial_values(workspace: Workspace) -> None:
     """All parameters of the same name and shape, in every pair of arms."""
     models: dict[str, dict[str, nn.Parameter]] = {
-        name: dict(config.build(inputs=workspace.inputs, embedding=DEFAULT_EMBEDDING, seed=7).named_parameters())
+        name: dict(built(config, workspace, seed=7).named_parameters())
         for name, config in configs(workspace, ExpertModel.Config()).items()
     }
     for mine in models.values():
@@ -93,17 +101,14 @@ def test_arms_share_initial_values(workspace: Workspace) -> None:
             assert {"attention.query.weight", "heads.weight", "heads.bias"} <= set(shared)
             assert all(mine[name].equal(theirs[name]) for name in shared)
     assert models[CONTROL].keys() < models[TREATED].keys()
-    other = ExpertModel.Config().build(inputs=workspace.inputs, embedding=DEFAULT_EMBEDDING, seed=8)
+    other = built(ExpertModel.Config(), workspace, seed=8)
     assert not other.attention.query.weight.equal(models[CONTROL]["attention.query.weight"])
 
 
 def test_an_arm_with_nothing_from_the_teacher_predicts_as_control(workspace: Workspace) -> None:
     """``logit_residual`` with logits of zero is ``control``, bit by bit: the extra module shifts nothing."""
     arms = configs(workspace, ExpertModel.Config())
-    control, residual = (
-        arms[name].build(inputs=workspace.inputs, embedding=DEFAULT_EMBEDDING, seed=7).state_dict()
-        for name in (CONTROL, RESIDUAL)
-    )
+    control, residual = (built(arms[name], workspace, seed=7).state_dict() for name in (CONTROL, RESIDUAL))
     assert set(residual) - set(control) == {"teacher_factor"}
     assert residual["teacher_factor"].equal(torch.ones(2))
     assert all(residual[name].equal(value) for name, value in control.items())

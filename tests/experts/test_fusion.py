@@ -14,6 +14,8 @@ EMBEDDING, OWN, OUT, CANDIDATES = 5, 4, 3, 6
 def fusion(dropout: float = 0.0, name: str = "fusion") -> GatedFusion:
     made = GatedFusion.Config(width=OUT, dropout=dropout).build(embedding=EMBEDDING, own=OWN, seed=0, name=name)
     initialise_(made, 0)
+    with torch.no_grad():
+        made.project.bias.fill_(0.5)  # so that zeros in do not make zeros out by themselves
     return made
 
 
@@ -39,8 +41,9 @@ def test_zero_where_absent_and_only_there() -> None:
 
 def test_what_lies_in_an_absent_row_does_not_matter() -> None:
     given = teacher([1, 0, 1, 1, 0, 0])
+    noise = torch.randn(CANDIDATES, EMBEDDING, generator=torch.Generator().manual_seed(2))
     filled = TeacherFeatures(
-        vector_CR=given.vector_CR + 9.0 * (1 - given.present_C)[:, None],
+        vector_CR=given.vector_CR + noise * (1 - given.present_C)[:, None],
         logit_CT=given.logit_CT,
         present_C=given.present_C,
     )

@@ -1,6 +1,6 @@
 """What an expert says about a candidate depends on it, its request, the past and the log: law L6."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -11,12 +11,24 @@ from experts.arms import ARMS, arm_configs
 from experts.fusion import GatedFusion, TeacherFeatures
 from experts.model import ExpertModel
 from foundation.hstu.loss import masked_log_loss
+from foundation.hstu.vocabulary import BatchVocabulary
 from streaming.batch import BatchReader, RequestBatch
 from streaming.requests import Requests, Supervision
 from streaming.workspace import Workspace
 
 CROSS = 9
 LABELLED = {"since": 0, "before": 2**62}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A model with the vocabulary that it was built for."""
+
+    model: ExpertModel
+    vocabulary: BatchVocabulary
+
+    def __call__(self, batch: RequestBatch, given: TeacherFeatures) -> Tensor:
+        return self.model(batch, self.vocabulary(batch), given)
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +42,14 @@ def requests(workspace: Workspace) -> Requests:
     return workspace.requests(3).on_surface(1).slice(0, 30)
 
 
+def arm_of(
+    config: ExpertModel.Config, workspace: Workspace, sizes: BatchVocabulary.Config, *, embedding: int, seed: int
+) -> Arm:
+    vocabulary = sizes.build(workspace.inputs)
+    model = config.build(inputs=workspace.inputs, vocabulary=vocabulary, embedding=embedding, seed=seed)
+    return Arm(model.train(), vocabulary.train())
+
+
 def teacher(batch: RequestBatch, embedding: int) -> TeacherFeatures:
     """A function of the candidate's features, so that it moves with the candidate; every fourth is absent."""
     stream = torch.Generator().manual_seed(0)
@@ -41,47 +61,48 @@ def teacher(batch: RequestBatch, embedding: int) -> TeacherFeatures:
 
 
 @pytest.fixture(scope="module", params=ARMS)
-def model(
+def arm(
     request: pytest.FixtureRequest,
     workspace: Workspace,
     small: ExpertModel.Config,
+    sizes: BatchVocabulary.Config,
     embedding: int,
     reader: BatchReader,
-) -> ExpertModel:
+) -> Arm:
     """Each arm, after some steps that make every embedding and bias count."""
     configs = arm_configs(
         small, fusion=GatedFusion.Config(width=4), cross_history=CROSS, inputs=workspace.inputs, embedding=embedding
     )
-    made = configs[request.param].build(inputs=workspace.inputs, embedding=embedding, seed=0).train()
-    optimiser = torch.optim.SGD(made.parameters(), lr=0.5)
+    made = arm_of(configs[request.param], workspace, sizes, embedding=embedding, seed=0)
+    optimiser = torch.optim.SGD(made.model.parameters(), lr=0.5)
     for batch in reader.batches(workspace.requests(2).on_surface(1), size=20, **LABELLED):
         optimiser.zero_grad()
         logit = made(batch, teacher(batch, embedding))
         masked_log_loss(logit, batch.labels.label_CT, batch.labels.known_CT).backward()
         optimiser.step()
-    return made.eval()
+    made.model.eval()
+    made.vocabulary.eval()
+    return made
 
 
-def score(model: ExpertModel, batch: RequestBatch, embedding: int) -> Tensor:
+def score(arm: Arm, batch: RequestBatch, embedding: int) -> Tensor:
     with torch.no_grad():
-        return model(batch, teacher(batch, embedding))
+        return arm(batch, teacher(batch, embedding))
 
 
-def test_scoring_each_candidate_alone(
-    model: ExpertModel, reader: BatchReader, requests: Requests, embedding: int
-) -> None:
-    together = score(model, reader.batch(requests), embedding)
+def test_scoring_each_candidate_alone(arm: Arm, reader: BatchReader, requests: Requests, embedding: int) -> None:
+    together = score(arm, reader.batch(requests), embedding)
     owner = requests.owner
     columns = {name: getattr(requests, name)[owner] for name in ("request_id", "user_id", "user", "time", "context")}
     alone = replace(requests, **columns, tags={}, offsets=np.arange(len(owner) + 1))
-    torch.testing.assert_close(score(model, reader.batch(alone), embedding), together, rtol=0, atol=1e-6)
+    torch.testing.assert_close(score(arm, reader.batch(alone), embedding), together, rtol=0, atol=1e-6)
     for row in (0, 11, len(owner) - 1):
-        single = score(model, reader.batch(alone.slice(row, row + 1)), embedding)
+        single = score(arm, reader.batch(alone.slice(row, row + 1)), embedding)
         torch.testing.assert_close(single[0], together[row], rtol=0, atol=1e-6)
 
 
 def test_in_any_order_with_supervision_scrambled(
-    model: ExpertModel, reader: BatchReader, requests: Requests, embedding: int
+    arm: Arm, reader: BatchReader, requests: Requests, embedding: int
 ) -> None:
     random = np.random.default_rng(0)
     order = np.lexsort((random.random(len(requests.item)), requests.owner))
@@ -94,13 +115,13 @@ def test_in_any_order_with_supervision_scrambled(
     )
     other = reader.batch(replace(requests, **moved, supervision=noise), **LABELLED)
     assert (order != np.arange(len(order))).any()
-    expected = score(model, reader.batch(requests, **LABELLED), embedding)[order]
-    torch.testing.assert_close(score(model, other, embedding), expected, rtol=0, atol=1e-6)
+    expected = score(arm, reader.batch(requests, **LABELLED), embedding)[order]
+    torch.testing.assert_close(score(arm, other, embedding), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("changed", ["dense", "surface", "all", "vector", "logit"])
 def test_each_arm_reads_what_it_is_meant_to(
-    model: ExpertModel, reader: BatchReader, requests: Requests, embedding: int, changed: str
+    arm: Arm, reader: BatchReader, requests: Requests, embedding: int, changed: str
 ) -> None:
     batch = reader.batch(requests)
     given = teacher(batch, embedding)
@@ -117,36 +138,44 @@ def test_each_arm_reads_what_it_is_meant_to(
     reads = {
         "dense": True,
         "surface": True,
-        "all": model.config.cross_history > 0,
-        "vector": model.config.fusion is not None,
-        "logit": model.config.logit_residual,
+        "all": arm.model.config.cross_history > 0,
+        "vector": arm.model.config.fusion is not None,
+        "logit": arm.model.config.logit_residual,
     }
     with torch.no_grad():
-        assert model(after, said).equal(model(batch, given)) != reads[changed]
+        assert arm(after, said).equal(arm(batch, given)) != reads[changed]
 
 
 def test_the_teacher_residual_starts_as_the_teacher(
-    workspace: Workspace, small: ExpertModel.Config, reader: BatchReader, requests: Requests, embedding: int
+    workspace: Workspace,
+    small: ExpertModel.Config,
+    sizes: BatchVocabulary.Config,
+    reader: BatchReader,
+    requests: Requests,
+    embedding: int,
 ) -> None:
     """Never worse than the teacher on the first day: the expert's own part starts near zero."""
     config = small.model_copy(update={"logit_residual": True})
-    fresh = config.build(inputs=workspace.inputs, embedding=embedding, seed=0).eval()
+    fresh = arm_of(config, workspace, sizes, embedding=embedding, seed=0)
     batch = reader.batch(requests)
     own = score(fresh, batch, embedding) - teacher(batch, embedding).logit_CT
     assert own.abs().max() < 0.1
 
 
 def test_the_same_seed_gives_the_same_bits(
-    workspace: Workspace, small: ExpertModel.Config, reader: BatchReader, requests: Requests, embedding: int
+    workspace: Workspace,
+    small: ExpertModel.Config,
+    sizes: BatchVocabulary.Config,
+    reader: BatchReader,
+    requests: Requests,
+    embedding: int,
 ) -> None:
     config = small.model_copy(update={"fusion": GatedFusion.Config(dropout=0.3), "logit_residual": True})
     batch = reader.batch(requests)
 
     def run(seed: int) -> Tensor:
         torch.manual_seed(np.random.default_rng().integers(1000))  # the global stream is not used
-        return config.build(inputs=workspace.inputs, embedding=embedding, seed=seed).train()(
-            batch, teacher(batch, embedding)
-        )
+        return arm_of(config, workspace, sizes, embedding=embedding, seed=seed)(batch, teacher(batch, embedding))
 
     assert run(1).equal(run(1))
     assert not run(1).equal(run(2))

@@ -14,6 +14,7 @@ from experts.arms import ARMS
 from experts.fusion import GatedFusion
 from experts.model import ExpertModel
 from experts.steps import FM_HEAD, SurfaceLearner
+from foundation.hstu.vocabulary import BatchVocabulary
 from hypercast import tensors
 from hypercast.pins import Pin
 from hypercast.store.tae_log import TaeLog
@@ -30,12 +31,21 @@ MakeLearner = Callable[..., SurfaceLearner]
 
 @pytest.fixture
 def learner(
-    tmp_path: Path, workspace: Workspace, small: ExpertModel.Config, log: TaeLog, embedding: int
+    tmp_path: Path,
+    workspace: Workspace,
+    small: ExpertModel.Config,
+    sizes: BatchVocabulary.Config,
+    log: TaeLog,
+    embedding: int,
 ) -> MakeLearner:
     def make(run: str = "run", *, on: Workspace = workspace, log: TaeLog = log) -> SurfaceLearner:
         return SurfaceLearner(
             config=SurfaceLearner.Config(
-                batch_size=16, model=small, fusion=GatedFusion.Config(width=4, dropout=0.2), cross_history=9
+                batch_size=16,
+                model=small,
+                vocabulary=sizes,
+                fusion=GatedFusion.Config(width=4, dropout=0.2),
+                cross_history=9,
             ),
             surface=SURFACE,
             workspace=on,
@@ -161,7 +171,7 @@ def test_evaluate_changes_no_state(learner: MakeLearner, windows: list[Window]) 
 def test_all_arms_see_the_same_batches(learner: MakeLearner, windows: list[Window]) -> None:
     made = learner()
     assert list(made.members) == [(arm, seed) for seed in (0, 1) for arm in ARMS]
-    seen: dict[tuple[str, int], list[tuple[int, int]]] = {key: [] for key in made.members}
+    seen: dict[tuple[str, int], list[tuple[int, ...]]] = {key: [] for key in made.members}
     for key, member in made.members.items():
         member.model.register_forward_pre_hook(
             lambda module, arguments, key=key: seen[key].append(tuple(id(value) for value in arguments))
@@ -170,7 +180,7 @@ def test_all_arms_see_the_same_batches(learner: MakeLearner, windows: list[Windo
     for batch in batches:
         losses = made.step(batch)
         assert losses.keys() == {f"{arm}.seed{seed}/train_loss" for arm in ARMS for seed in (0, 1)}
-    expected = [(id(batch.requests), id(batch.teacher)) for batch in batches]
+    expected = [(id(batch.requests), id(batch.slots), id(batch.teacher)) for batch in batches]
     assert len(batches) > 1
     assert all(order == expected for order in seen.values())
 
@@ -187,7 +197,9 @@ def test_every_arm_learns(learner: MakeLearner, windows: list[Window]) -> None:
     train(made, windows[0])
     after = packed(made)[0]
     for arm in ARMS:
-        assert not before[f"{arm}.seed0/model/heads.weight"].equal(after[f"{arm}.seed0/model/heads.weight"])
+        assert not before[f"members/{arm}.seed0/model/heads.weight"].equal(
+            after[f"members/{arm}.seed0/model/heads.weight"]
+        )
 
 
 def test_a_checkpoint_continues_bit_identically(learner: MakeLearner, windows: list[Window]) -> None:

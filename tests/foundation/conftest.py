@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from foundation.hstu.embedding import TableSizes
 from foundation.hstu.layer import HSTUStack
+from foundation.hstu.vocabulary import BatchVocabulary
 from foundation.model import FoundationModel
 from streaming.dataset import Dataset
 from streaming.workspace import Workspace
@@ -28,5 +28,5 @@ def small() -> FoundationModel.Config:
         tower=12,
         history=10,
         stack=HSTUStack.Config(layers=2, heads=2, time_buckets=32),
-        tables=TableSizes(default=128),
+        vocabulary=BatchVocabulary.Config(default=128),
     )

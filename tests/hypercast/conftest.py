@@ -25,12 +25,13 @@ foundation:
   batch_size: 8
   publisher: {{keep: 2}}
   model:
-    {{width: 16, representation: 8, tower: 16, history: 16, stack: {{layers: 1}}, tables: {{default: 64}}}}
+    {{width: 16, representation: 8, tower: 16, history: 16, stack: {{layers: 1}}, vocabulary: {{default: 64}}}}
 expert:
   batch_size: 8
   cross_history: 8
   fusion: {{width: 8}}
-  model: {{width: 8, history: 8, backbone: {{hidden: [8]}}, tables: {{default: 64}}}}
+  model: {{width: 8, history: 8, backbone: {{hidden: [8]}}}}
+  vocabulary: {{default: 64}}
 """
 
 

@@ -47,15 +47,17 @@ SETTINGS = {
             "tower": 16,
             "history": 16,
             "stack": {"layers": 1},
-            "tables": {"default": 64},
+            "vocabulary": {"default": 64},
         },
     },
     "expert": {
         "batch_size": 8,
         "optimiser": FAST,
+        "residual_optimiser": FAST,
         "cross_history": 8,
+        "vocabulary": {"default": 64},
         "fusion": {"width": 8},
-        "model": {"width": 8, "history": 8, "backbone": {"hidden": [8]}, "tables": {"default": 64}},
+        "model": {"width": 8, "history": 8, "backbone": {"hidden": [8]}},
     },
 }
 

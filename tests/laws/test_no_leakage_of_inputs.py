@@ -95,23 +95,20 @@ def test_l5_scoring_admits_no_id_and_training_does(resumed, changed, dataset: Da
     played = resumed(changed(requests=shown))
     foundation, experts = played.foundation(), played.experts()
     learners = [trainer.learner for trainer in experts.trainers.values()]
-    admitted = [
-        lambda: int(foundation.learner.model.context.ids[0].counters[0]),
-        *(
-            lambda member=member: int(member.model.context.ids[0].counters[0])
-            for learner in learners
-            for member in learner.members.values()
-        ),
-    ]
-    before = [count() for count in admitted]
+    vocabularies = [foundation.learner.model.vocabulary, *(learner.vocabulary for learner in learners)]
+
+    def admitted() -> list[int]:
+        return [int(vocabulary.context.ids[0].counters[0]) for vocabulary in vocabularies]
+
+    before = admitted()
     foundation.publish(SCORED)
     for learner in learners:
         learner.evaluate(dataset.window(SCORED))
-    assert [count() for count in admitted] == before == [4] * len(before)
-    assert int(foundation.publisher.model.context.ids[0].counters[0]) == 4
+    assert admitted() == before == [4] * len(before)
+    assert int(foundation.publisher.model.vocabulary.context.ids[0].counters[0]) == 4
     foundation.run_window(SCORED)
     experts.run_window(SCORED, None)
-    assert [count() for count in admitted] == [8] * len(before)
+    assert admitted() == [8] * len(before)
 
 
 # L6: nothing that a model reads knows the label.

@@ -45,7 +45,12 @@ def hstu_attention(
 
     Returns:
         float ``[T, H, D]``.
+
+    Raises:
+        ValueError: there is no such backend.
     """
+    if backend not in BACKENDS:
+        raise ValueError(f"attention backend {backend!r}: allowed are {', '.join(BACKENDS)}. Example: reference")
     return BACKENDS[backend](
         q_THD,
         k_THD,

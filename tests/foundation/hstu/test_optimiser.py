@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from foundation.hstu.embedding import FeatureEmbedding
 from foundation.hstu.loss import masked_log_loss
 from foundation.hstu.optimiser import ModelOptimiser
+from foundation.hstu.vocabulary import Vocabulary
 from hypercast.training import checkpoint
 from hypercast.training.random import initialise_
 from streaming.batch import keyed
@@ -18,14 +19,16 @@ from streaming.batch import keyed
 class Small(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.embedding = FeatureEmbedding(capacity={"item": 5}, width=3)
+        self.vocabulary = Vocabulary({"item": 5})
+        self.embedding = FeatureEmbedding.of(self.vocabulary, width=3)
         self.hidden = nn.Linear(3, 4)
         self.unused = nn.Linear(3, 2)  # has no gradient, as the parts that a batch does not reach
         self.head = nn.Linear(4, 1)
         initialise_(self, 0)
 
     def forward(self, codes: np.ndarray) -> Tensor:
-        return self.head(torch.tanh(self.hidden(self.embedding(keyed(["item"], codes[:, None])) + 0.1)))
+        embedded = self.embedding(self.vocabulary(keyed(["item"], codes[:, None])))
+        return self.head(torch.tanh(self.hidden(embedded + 0.1)))
 
 
 def made(**config: float) -> tuple[Small, ModelOptimiser]:
@@ -70,7 +73,7 @@ def test_tables_belong_to_adagrad_and_the_rest_to_adamw() -> None:
     model, optimiser = made()
     dense = {id(parameter) for group in optimiser.dense.param_groups for parameter in group["params"]}
     sparse = {id(parameter) for group in optimiser.sparse.param_groups for parameter in group["params"]}
-    assert sparse == {id(model.embedding.table("item"))}
+    assert sparse == {id(model.embedding.weight)}
     assert dense | sparse == {id(parameter) for parameter in model.parameters()}
     assert not dense & sparse
 
