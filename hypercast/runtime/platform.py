@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hypercast.registry import Registry
-from hypercast.runtime.config import PlatformConfig
+from hypercast.runtime.config import DatasetChoice, PlatformConfig
 from hypercast.runtime.engine import Engine, LocalEngine, RayEngine
 from hypercast.runtime.jobs import ExpertJob, FoundationJob
 from streaming import config as configuration
@@ -68,22 +68,30 @@ class Platform:
         jobs = min(self.config.expert_jobs, len(surfaces))
         experts = [engine.start(ExpertJob, self.config, self.run_folder, surfaces[job::jobs]) for job in range(jobs)]
         pending: deque[tuple[Window, Any, list[Any]]] = deque()
+
+        def collect() -> None:
+            done, trained, learned = pending.popleft()
+            by_surface = {name: row for job in learned for name, row in engine.result(job).items()}
+            self._monitor(monitor, done, engine.result(trained), by_surface)
+            progress(f"window {done.index}", (windows.index(done) + 1) / len(windows))
+
         for window in windows:
             published = engine.call(foundation, "publish", window.index)
             learned = [engine.call(expert, "run_window", window.index, published) for expert in experts]
-            trained = engine.call(foundation, "run_window", window.index)
-            pending.append((window, trained, learned))
-            if len(pending) > LOOKAHEAD or window is windows[-1]:
-                while len(pending) > (0 if window is windows[-1] else LOOKAHEAD):
-                    done, trained, learned = pending.popleft()
-                    by_surface = {name: row for job in learned for name, row in engine.result(job).items()}
-                    self._monitor(monitor, done, engine.result(trained), by_surface)
-                    progress(f"window {done.index}", (windows.index(done) + 1) / len(windows))
-        exported = self.run_folder / "experts" / f"window={windows[-1].index:05d}"
+            pending.append((window, engine.call(foundation, "run_window", window.index), learned))
+            if len(pending) > LOOKAHEAD:
+                collect()
+        while pending:
+            collect()
+        self._wind_up(engine, monitor, foundation, experts, windows[-1])
+
+    def _wind_up(self, engine: Engine, monitor: Monitor, foundation: Any, experts: list[Any], last: Window) -> None:
+        """Export and register the experts, and count what the models compute."""
+        exported = self.run_folder / "experts" / f"window={last.index:05d}"
         for promise in [engine.call(expert, "export", exported) for expert in experts]:
             self._register_experts(monitor, exported, engine.result(promise))
-        by_arm = engine.result(engine.call(experts[0], "flops", windows[-1].index))
-        flops = {FOUNDATION: engine.result(engine.call(foundation, "flops", windows[-1].index)), **by_arm}
+        by_arm = engine.result(engine.call(experts[0], "flops", last.index))
+        flops = {FOUNDATION: engine.result(engine.call(foundation, "flops", last.index)), **by_arm}
         monitor.log_params({"flops_per_candidate": flops})
         files.write_text(self.run_folder / FLOPS_FILE, json.dumps(flops) + "\n")
 
@@ -168,9 +176,9 @@ class Platform:
         files.write_text(path, configuration.dump(self.config))
 
 
-def import_if_absent(choice: Any, progress: Progress) -> Path:
+def import_if_absent(choice: DatasetChoice, progress: Progress) -> Path:
     """Import the data set that ``choice`` names, unless it is there; returns its path."""
-    if choice.complete_journey is not None and not (Path(choice.path) / "dataset.yaml").is_file():
+    if choice.complete_journey is not None and not (choice.path / "dataset.yaml").is_file():
         _logger.info("importing Complete Journey into %s", choice.path)
-        choice.complete_journey.build(Path(choice.path), progress)
-    return Path(choice.path)
+        choice.complete_journey.build(choice.path, progress)
+    return choice.path
