@@ -47,7 +47,8 @@ class RayEngine:
         import ray
 
         self._ray = ray
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False)
 
     def start(self, job: type, *arguments: Any) -> Any:
         # Jobs set their own number of threads and outnumber small machines' cores: the kernel shares them out.
