@@ -8,14 +8,9 @@ from experts.model import ExpertModel
 from foundation.hstu.embedding import FeatureEmbedding
 from foundation.hstu.vocabulary import BatchVocabulary
 from streaming.inputs import Inputs
+from transfer.gain import CONTROL, CONTROL_MATCHED, LOGIT_RESIDUAL, TAE, TREATED
 
-CONTROL, MATCHED, TAE, RESIDUAL, TREATED = ARMS = (
-    "control",
-    "control_matched",
-    "tae",
-    "logit_residual",
-    "treated",
-)
+ARMS = (CONTROL, CONTROL_MATCHED, TAE, LOGIT_RESIDUAL, TREATED)
 
 
 def arm_configs(
@@ -29,11 +24,12 @@ def arm_configs(
     """
     treated = base.model_copy(update={"fusion": fusion, "logit_residual": True})
     matched = base.model_copy(update={"cross_history": cross_history})
+    size = dense_parameters(treated, inputs, embedding)
     return {
         CONTROL: base,
-        MATCHED: widened(matched, to=dense_parameters(treated, inputs, embedding), inputs=inputs, embedding=embedding),
+        CONTROL_MATCHED: widened(matched, to=size, inputs=inputs, embedding=embedding),
         TAE: base.model_copy(update={"fusion": fusion}),
-        RESIDUAL: base.model_copy(update={"logit_residual": True}),
+        LOGIT_RESIDUAL: base.model_copy(update={"logit_residual": True}),
         TREATED: treated,
     }
 

@@ -32,9 +32,8 @@ from streaming.files import write_directory
 from streaming.requests import Requests
 from streaming.workspace import Workspace
 from transfer import predictions
+from transfer.gain import FM_HEAD
 from transfer.predictions import Column
-
-FM_HEAD = "fm_head"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +72,7 @@ class SurfaceLearner:
         model: ExpertModel.Config = ExpertModel.Config()
         vocabulary: BatchVocabulary.Config = BatchVocabulary.Config()
         fusion: GatedFusion.Config = GatedFusion.Config()
-        cross_history: int = 64
+        cross_history: int = 128
         optimiser: ModelOptimiser.Config = ModelOptimiser.Config(learning_rate=5e-3)
         residual_optimiser: ModelOptimiser.Config = ModelOptimiser.Config(learning_rate=2e-4, table_learning_rate=3e-3)
         trainer: ContinualTrainer.Config = ContinualTrainer.Config()
@@ -158,10 +157,12 @@ class SurfaceLearner:
         return {f"tables/{name}": value for name, value in self.vocabulary.statistics().items()}
 
     def flops(self, window: Window) -> dict[str, float]:
-        """Floating-point operations of every arm for one candidate of the window's first batch."""
+        """Floating-point operations of every arm for one candidate, on the window's first batch; empty without one."""
         self.vocabulary.eval()
         requests, embeddings = self._read(window.index, self.workspace.requests(window.index))
-        batch = next(self._batches(requests, embeddings, size=self.config.batch_size))
+        batch = next(self._batches(requests, embeddings, size=self.config.batch_size), None)
+        if batch is None:
+            return {}
         return {
             arm: flops_per_candidate(
                 partial(member.model.eval(), batch.requests, batch.slots, batch.teacher),

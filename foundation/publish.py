@@ -8,6 +8,7 @@ import pydantic
 import torch
 
 from foundation.model import FoundationModel
+from hypercast import pins
 from hypercast.registry import Registry, Snapshot
 from hypercast.store.segment import Segment
 from hypercast.store.tae_log import TaeLog
@@ -75,12 +76,12 @@ class Publisher:
         return snapshot
 
     @torch.inference_mode()
-    def publish(self, window: Window) -> Segment:
-        """Score every candidate of ``window`` by the newest snapshot whose watermark is not after the window's start.
+    def publish(self, window: Window, snapshot: Snapshot | None = None) -> Segment:
+        """Score every candidate of ``window`` by ``snapshot``, or by the newest that has seen nothing of the window.
 
         What that snapshot has published of the window already is returned as it is.
         """
-        snapshot = self.registry.latest(self.config.lineage, as_of=window.start)
+        snapshot = snapshot or self.registry.latest(self.config.lineage, as_of=window.start)
         digest = self.workspace.dataset.requests_digest(window.index)
         existing = self.log.find(snapshot.name, window.index)
         if existing is not None and existing.requests_digest == digest:
@@ -106,6 +107,13 @@ class Publisher:
             teacher_logits={task: logit_CT[:, index] for index, task in enumerate(inputs.tasks)},
         )
         return self.log.write(snapshot=snapshot, window=window.index, table=table, requests_digest=digest)
+
+    def pinned_for(self, window: Window) -> list[Snapshot]:
+        """Snapshots that an expert is pinned to by version and that have seen nothing of ``window``."""
+        pinned = [self.registry.pinned(expert) for expert in pins.experts(self.registry.root)]
+        targets = {pin.target for pin in pinned if pin.version is not None and pin.lineage == self.config.lineage}
+        snapshots = [self.registry.get(target) for target in sorted(targets)]
+        return [snapshot for snapshot in snapshots if snapshot.watermark <= window.start]
 
     def _load(self, snapshot: Snapshot) -> None:
         if snapshot.name != self._loaded:

@@ -269,9 +269,9 @@ def _run_platform(path: Path, *, run: Path | None, json: bool) -> None:
     _emit_report(report, json)
     if not json:
         flops = json_format.loads((config.run / FLOPS_FILE).read_text())
+        counted = ", ".join(f"{name} {value / 1e6:.3f}" for name, value in flops.items())
         Console().print(
-            f"Compute for a candidate: foundation model {flops['fm'] / 1e6:.2f} MFLOP, treated expert "
-            f"{flops['treated'] / 1e6:.3f} MFLOP: {flops['fm'] / flops['treated']:.0f} times.\n"
+            f"Compute for a candidate, MFLOP: {counted}\n"
             f"Runs, tables, figures and models in MLflow: hypercast transfer ui --run {config.run}\n"
             f"The table again: hypercast transfer report --run {config.run}"
         )

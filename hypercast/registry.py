@@ -251,7 +251,7 @@ class Registry:
         names = ", ".join(f"{snapshot.name} (watermark {snapshot.watermark})" for snapshot in self.list(lineage))
         if names:
             return f"There are: {names}."
-        return f"Lineages with snapshots: {self.lineages()}. Train one: hypercast foundation train."
+        return f"Lineages with snapshots: {self.lineages()}. Train one: hypercast run PLATFORM.yaml."
 
 
 def _versions(folder: Path) -> list[Path]:

@@ -43,8 +43,11 @@ class FoundationJob:
         A window that was done before a restart is in the log, and the snapshot that wrote it may have been pruned.
         """
         if window not in self.trainer.metrics:
-            self.learner.prepare(self.workspace.dataset.window(window))
-            self.publisher.publish(self.workspace.dataset.window(window))
+            current = self.workspace.dataset.window(window)
+            self.learner.prepare(current)
+            self.publisher.publish(current)
+            for snapshot in self.publisher.pinned_for(current):
+                self.publisher.publish(current, snapshot)
 
     def run_window(self, window: int) -> dict[str, float]:
         """Train on the window and release the next snapshot; returns metrics."""
@@ -81,15 +84,19 @@ class ExpertJob:
         current = self.workspace.dataset.window(window)
         return {surface: trainer.run_window(current) for surface, trainer in self.trainers.items()}
 
-    def export(self, folder: Path) -> list[str]:
-        """Write every expert to ``folder/SURFACE/ARM``; returns the surfaces."""
+    def export(self, folder: Path) -> dict[str, Path]:
+        """Write every expert to ``folder/SURFACE/window=N/ARM``, N being the last it learned; folders by surface."""
+        exported = {
+            surface: folder / surface / f"window={trainer.cursor:05d}" for surface, trainer in self.trainers.items()
+        }
         for surface, learner in self.learners.items():
-            learner.export(folder / surface)
-        return list(self.learners)
+            learner.export(exported[surface])
+        return exported
 
     def flops(self, window: int) -> dict[str, float]:
-        """Floating-point operations of every arm for one candidate, on the first surface's first requests."""
-        return next(iter(self.learners.values())).flops(self.workspace.dataset.window(window))
+        """Floating-point operations of every arm for one candidate; empty if no surface has any in the window."""
+        counted = (learner.flops(self.workspace.dataset.window(window)) for learner in self.learners.values())
+        return next((flops for flops in counted if flops), {})
 
     def _learner(
         self, config: PlatformConfig, run: Path, surface: str, *, log: TaeLog, registry: Registry

@@ -88,9 +88,8 @@ class Platform:
 
     def _wind_up(self, engine: Engine, monitor: Monitor, foundation: Any, experts: list[Any], last: Window) -> None:
         """Export and register the experts, and count what the models compute."""
-        exported = self.run_folder / "experts" / f"window={last.index:05d}"
-        for promise in [engine.call(expert, "export", exported) for expert in experts]:
-            self._register_experts(monitor, exported, engine.result(promise))
+        for promise in [engine.call(expert, "export", self.run_folder / "experts") for expert in experts]:
+            self._register_experts(monitor, engine.result(promise))
         by_arm = engine.result(engine.call(experts[0], "flops", last.index))
         flops = {FOUNDATION: engine.result(engine.call(foundation, "flops", last.index)), **by_arm}
         monitor.log_params({"flops_per_candidate": flops})
@@ -118,8 +117,11 @@ class Platform:
                     key = expert_key(surface, column.arm, column.seed)
                     loss = f"{column.arm}.seed{column.seed}/train_loss"
                     metrics[key] = {**values, "train_loss": learned.get(loss, float("nan"))}
-            coverage = {f"{name}/{surface}": value for name, value in learned.items() if name.startswith("coverage/")}
-            metrics[PLATFORM] |= coverage
+            metrics[PLATFORM] |= {
+                f"{name}/{surface}": value
+                for name, value in learned.items()
+                if name.startswith(("coverage/", "tables/"))
+            }
         seen[gain.POOLED] = gain.pooled(seen)
         for surface, of_surface in seen.items():
             name = surface.replace(" ", "_")
@@ -133,7 +135,6 @@ class Platform:
         """Tables, figures and registered models of the whole run."""
         result = self.report()
         monitor.log_report(result)
-        monitor.log_report(self.report(untouched=True), name="report_untouched_users")
         files.write_text(self.run_folder / "report.md", result.to_markdown())
         by_window = curve.curves(self.run_folder, task=self.task, surfaces=self.dataset.config.surfaces)
         monitor.log_figure(figures.gain_over_windows(by_window), name="gain_over_windows")
@@ -149,14 +150,14 @@ class Platform:
             )
         return result
 
-    def _register_experts(self, monitor: Monitor, exported: Path, surfaces: list[str]) -> None:
+    def _register_experts(self, monitor: Monitor, exported: dict[str, Path]) -> None:
         """One registered model a surface, one version an arm, the arm's name as its alias."""
-        for surface in surfaces:
-            for path in sorted((exported / surface).iterdir()):
+        for surface, folder in exported.items():
+            for path in sorted(folder.iterdir()):
                 monitor.register_snapshot(
                     path,
                     name=f"{self.config.name}-{surface}",
-                    snapshot=f"{exported.name}/{surface}/{path.name}",
+                    snapshot=f"{folder.name}/{surface}/{path.name}",
                     info={"surface": surface, "arm": path.name, "seed": self.config.seeds[0]},
                     alias=path.name,
                     key=expert_key(surface, path.name, self.config.seeds[0]),

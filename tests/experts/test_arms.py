@@ -4,7 +4,17 @@ import pytest
 import torch
 from torch import nn
 
-from experts.arms import ARMS, CONTROL, MATCHED, RESIDUAL, TAE, TREATED, arm_configs, dense_parameters, widened
+from experts.arms import (
+    ARMS,
+    CONTROL,
+    CONTROL_MATCHED,
+    LOGIT_RESIDUAL,
+    TAE,
+    TREATED,
+    arm_configs,
+    dense_parameters,
+    widened,
+)
 from experts.backbone.mlp import MLP
 from experts.fusion import GatedFusion
 from experts.model import ExpertModel
@@ -43,9 +53,9 @@ def test_what_each_arm_has(workspace: Workspace) -> None:
     has = {name: (arm.fusion is not None, arm.logit_residual, arm.cross_history) for name, arm in arms.items()}
     assert has == {
         CONTROL: (False, False, 0),
-        MATCHED: (False, False, 64),
+        CONTROL_MATCHED: (False, False, 64),
         TAE: (True, False, 0),
-        RESIDUAL: (False, True, 0),
+        LOGIT_RESIDUAL: (False, True, 0),
         TREATED: (True, True, 0),
     }
 
@@ -65,7 +75,7 @@ def test_the_matched_control_has_at_least_the_parameters_of_treated(
     workspace: Workspace, base: ExpertModel.Config, embedding: int
 ) -> None:
     arms = configs(workspace, base, embedding)
-    treated, matched = (count_by_hand(arms[arm], workspace, embedding) for arm in (TREATED, MATCHED))
+    treated, matched = (count_by_hand(arms[arm], workspace, embedding) for arm in (TREATED, CONTROL_MATCHED))
     assert treated <= matched <= 1.03 * treated
 
 
@@ -108,7 +118,7 @@ def test_arms_share_initial_values(workspace: Workspace) -> None:
 def test_an_arm_with_nothing_from_the_teacher_predicts_as_control(workspace: Workspace) -> None:
     """``logit_residual`` with logits of zero is ``control``, bit by bit: the extra module shifts nothing."""
     arms = configs(workspace, ExpertModel.Config())
-    control, residual = (built(arms[name], workspace, seed=7).state_dict() for name in (CONTROL, RESIDUAL))
+    control, residual = (built(arms[name], workspace, seed=7).state_dict() for name in (CONTROL, LOGIT_RESIDUAL))
     assert set(residual) - set(control) == {"teacher_factor"}
     assert residual["teacher_factor"].equal(torch.ones(2))
     assert all(residual[name].equal(value) for name, value in control.items())
