@@ -4,8 +4,9 @@
 the entropy of the base rate cancels and the gain is a ratio of summed log losses.
 
 The interval is a paired, hierarchical bootstrap: users are drawn with replacement, because the rows of one user are
-not independent, and seeds are drawn with replacement, because one training run is not the method. Beside it stands the
-noise floor: the gain between two control arms that differ by their seed only.
+not independent, and the experts' seeds are drawn with replacement, because one training run is not the method. It is
+conditional on the one foundation model that all of them read, and with two seeds it holds half of their variance.
+Beside it stands the noise floor: the gain between two control arms that differ by their seed only.
 """
 
 import itertools

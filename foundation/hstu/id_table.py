@@ -14,7 +14,7 @@ class IdTable(nn.Module):
     """Maps codes (63-bit hashes) to slots ``1 .. capacity - 1``; no two codes ever share one.
 
     Ids enter in training only, as they are first seen, so the mapping knows nothing of the future (law L5). When full,
-    the slots unseen for longest make room; the owner zeroes their rows and optimiser state.
+    the slots unseen for longest make room; every embedding that looks up by them zeroes their rows and optimiser state.
 
     State is kept as buffers, so that snapshots and checkpoints carry the mapping beside the weights it belongs to.
     """

@@ -25,7 +25,8 @@ class Slots:
     Attributes:
         row_M: int64, distinct rows, ascending; a feature's unknown ids share the first of its rows.
         place_NF: int64, index into ``row_M``, one a feature.
-        evicted: int64 ``[E]``, rows that now belong to another id than before.
+        evicted: int64 ``[E]``, rows that now belong to another id than before. An embedding must see every batch's, in
+            order, or it keeps what another id has learned.
     """
 
     row_M: Tensor

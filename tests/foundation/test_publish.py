@@ -94,6 +94,26 @@ def test_publish_twice(publisher: MakePublisher, trained: FoundationModel, works
     assert len(publisher().log.segments()) == 1
 
 
+def test_a_pinned_version_is_published_as_well(
+    publisher: MakePublisher, trained: FoundationModel, workspace: Workspace
+) -> None:
+    made, windows = publisher(), workspace.dataset.windows
+    for window in windows[:3]:
+        with torch.no_grad():
+            trained.main_heads.bias += 1.0
+        made.release(trained, watermark=window.start, metrics={})
+    made.registry.pin("fixed", lineage="FM", version=2)
+    made.registry.pin("follows", lineage="FM")
+    assert [snapshot.name for snapshot in made.pinned_for(windows[3])] == ["FM@0002"]
+    assert made.pinned_for(windows[0]) == []  # it has seen this window
+    newest = made.publish(windows[3])
+    pinned = [made.publish(windows[3], snapshot) for snapshot in made.pinned_for(windows[3])]
+    assert newest.snapshot == "FM@0003" and [segment.snapshot for segment in pinned] == ["FM@0002"]
+    logit = "teacher_logit_purchase"
+    difference = newest.table[logit].to_numpy() - pinned[0].table[logit].to_numpy()
+    assert difference == pytest.approx(1.0, abs=1e-5)
+
+
 def test_what_was_published_is_not_computed_again(
     publisher: MakePublisher, trained: FoundationModel, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -167,9 +167,9 @@ def test_a_kill_while_the_store_is_made_leaves_no_half_of_one(tmp_path: Path, mo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("engine", "kills", "seconds"), [("local", 10, (0, 8)), ("ray", 4, (6, 20))])
+@pytest.mark.parametrize(("engine", "at_most", "seconds"), [("local", 10, (0, 5)), ("ray", 6, (4, 11))])
 def test_killed_at_random(
-    engine: str, kills: int, seconds: tuple[float, float], platform_file, metrics_of, tmp_path: Path
+    engine: str, at_most: int, seconds: tuple[float, float], platform_file, metrics_of, tmp_path: Path
 ) -> None:
     """``kill -9`` of all processes of ``hypercast run``, seconds after it began, on a data set that takes longer."""
     config = Synthetic.Config(users=60, items=60, windows=12, surfaces=2, label_delay_seconds=200_000)
@@ -183,12 +183,16 @@ def test_killed_at_random(
         lines = [line for line in text.splitlines() if not line.startswith("dataset")]
         file.write_text("\n".join([*lines, f"dataset: {{path: {longer}}}", f"engine: {engine}"]), encoding="utf-8")
     assert wait_for_end(start(whole)) == 0
-    for _ in range(kills):
+    kills = 0
+    while kills < at_most:
         process = start(broken)
         time.sleep(delays.uniform(*seconds))
-        assert process.poll() is None, "ended before it was killed: make the data set larger"
+        if process.poll() is not None:  # how far it gets between two kills is the machine's affair
+            break
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        kills += 1
+    assert kills >= 2, "ended before it was killed often enough: make the data set larger"
     assert wait_for_end(start(broken)) == 0
     check_same(broken, whole, metrics_of)
 
