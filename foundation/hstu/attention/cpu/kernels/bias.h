@@ -1,0 +1,211 @@
+// Biases of scores by distance and by time, and their gradients, for blocks of rows and keys.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "activation.h"
+#include "operand.h"
+#include "pattern.h"
+
+namespace hypercast {
+
+// Finds a time's bucket, the number of thresholds that are not above it, without a search: a float's exponent and its
+// two highest mantissa bits name a cell no wider than a factor of 1.25, which holds one threshold at most.
+class TimeBuckets {
+ public:
+  static constexpr int64_t kCells = 1024;
+
+  TimeBuckets(const float* thresholds, int64_t count) {
+    int32_t bucket = 0;
+    for (int64_t cell = 0; cell < kCells; ++cell) {
+      const float begin = as_float(static_cast<uint32_t>(cell) << 21);
+      while (bucket < count && thresholds[bucket] <= begin) ++bucket;
+      bucket_[cell] = bucket;
+      threshold_[cell] = bucket < count ? thresholds[bucket] : std::numeric_limits<float>::infinity();
+    }
+  }
+
+  // Buckets of |row - columns[c]|; times in microseconds, exact in double.
+  void find(double row, const double* columns, int64_t count, int32_t* buckets) const {
+#pragma omp simd
+    for (int64_t c = 0; c < count; ++c) {
+      const float apart = static_cast<float>(std::fabs(row - columns[c]));
+      const int32_t cell = static_cast<int32_t>(as_bits(apart) >> 21);
+      buckets[c] = bucket_[cell] + (apart >= threshold_[cell] ? 1 : 0);
+    }
+  }
+
+ private:
+  float threshold_[kCells];
+  int32_t bucket_[kCells];
+};
+
+struct BiasTables {
+  const float* position = nullptr;
+  int64_t positions = 0;
+  const float* time = nullptr;
+  int64_t times = 0;
+  const TimeBuckets* buckets = nullptr;
+
+  bool any() const { return position || time; }
+};
+
+// What one sequence needs to look biases up by contiguous loads.
+class SequenceBias {
+ public:
+  // `stored_time` holds the times of tokens before sequence.first_row, `fresh_time` those from there on.
+  SequenceBias(const BiasTables& tables, const Sequence& sequence, const int64_t* stored_time,
+               const int64_t* fresh_time)
+      : tables_(tables), sequence_(sequence) {
+    const int64_t span = sequence.history_end;
+    if (tables.position) {
+      by_key_.resize(2 * span + 1 + kBlock);
+      by_row_.resize(2 * span + 1 + kBlock);
+      for (int64_t x = 0; x < static_cast<int64_t>(by_key_.size()); ++x) {
+        by_key_[x] = tables.position[clamped(span - x)];
+        by_row_[x] = tables.position[clamped(x - span)];
+      }
+    }
+    if (tables.time) {
+      time_.assign(round_up(sequence.length, kBlock) + kBlock, 0.0);
+      const int64_t stored = sequence.first_row;
+      const int64_t origin = stored > 0 ? stored_time[0] : (sequence.length > 0 ? fresh_time[0] : 0);
+      for (int64_t i = 0; i < sequence.length; ++i) {
+        time_[i] = static_cast<double>((i < stored ? stored_time[i] : fresh_time[i - stored]) - origin);
+      }
+    }
+  }
+
+  bool any() const { return tables_.any(); }
+
+  // Biases of a row for `count` history keys from k0 on.
+  void of_row(int64_t row, int64_t k0, int64_t count, float* out) const {
+    if (tables_.position) {
+      const float* from = by_key_.data() + sequence_.history_end - sequence_.position(row) + k0;
+      std::copy(from, from + count, out);
+    } else {
+      std::fill(out, out + count, 0.0f);
+    }
+    if (tables_.time) {
+      int32_t buckets[kBlock];
+      tables_.buckets->find(time_[row], time_.data() + k0, count, buckets);
+#pragma omp simd
+      for (int64_t c = 0; c < count; ++c) out[c] += tables_.time[buckets[c]];
+    }
+  }
+
+  // Biases of a history key for `count` rows from r0 on; leaves the buckets of time for the gradient.
+  void of_key(int64_t key, int64_t r0, int64_t count, float* out, int32_t* buckets) const {
+    if (tables_.position) {
+      const int64_t history = std::clamp<int64_t>(sequence_.history_end - r0, 0, count);
+      const float* from = by_row_.data() + sequence_.history_end + r0 - key;
+      std::copy(from, from + history, out);
+      std::fill(out + history, out + count, by_row_[2 * sequence_.history_end - key]);
+    } else {
+      std::fill(out, out + count, 0.0f);
+    }
+    if (tables_.time) {
+      tables_.buckets->find(time_[key], time_.data() + r0, count, buckets);
+#pragma omp simd
+      for (int64_t c = 0; c < count; ++c) out[c] += tables_.time[buckets[c]];
+    }
+  }
+
+  // Bias of a token for itself.
+  float of_self() const {
+    return (tables_.position ? tables_.position[0] : 0.0f) + (tables_.time ? tables_.time[0] : 0.0f);
+  }
+
+ private:
+  int64_t clamped(int64_t distance) const { return std::clamp<int64_t>(distance, 0, tables_.positions - 1); }
+
+  const BiasTables& tables_;
+  const Sequence& sequence_;
+  std::vector<float> by_key_, by_row_;
+  std::vector<double> time_;
+};
+
+// Gradients of both tables, summed over the items of one slot.
+class BiasGradient {
+ public:
+  explicit BiasGradient(const BiasTables& tables) : tables_(tables) {
+    if (tables.position) position_.assign(tables.positions, 0.0);
+    if (tables.time) time_.assign(tables.times * kCopies, 0.0);
+  }
+
+  void begin(const Sequence& sequence) {
+    span_ = sequence.history_end;
+    if (tables_.position) by_row_.assign(2 * span_ + 1 + kBlock, 0.0f);
+  }
+
+  // Adds the gradients of a key's scores in `count` rows from r0 on.
+  void add(int64_t key, int64_t r0, int64_t count, const float* gradient, const int32_t* buckets) {
+    if (tables_.position) {
+      const int64_t history = std::clamp<int64_t>(span_ - r0, 0, count);
+      float* to = by_row_.data() + span_ + r0 - key;
+#pragma omp simd
+      for (int64_t c = 0; c < history; ++c) to[c] += gradient[c];
+      float targets = 0.0f;
+      for (int64_t c = history; c < count; ++c) targets += gradient[c];
+      by_row_[2 * span_ - key] += targets;
+    }
+    if (tables_.time) add_time(count, gradient, buckets);
+  }
+
+  void add_self(float gradient) {
+    if (tables_.position) position_[0] += gradient;
+    if (tables_.time) time_[0] += gradient;
+  }
+
+  // Folds what was added since begin() into the tables.
+  void end() {
+    if (!tables_.position) return;
+    for (int64_t x = 0; x < static_cast<int64_t>(by_row_.size()); ++x) {
+      position_[std::clamp<int64_t>(x - span_, 0, tables_.positions - 1)] += by_row_[x];
+    }
+  }
+
+  void add_to(double* position, double* time) const {
+    for (size_t p = 0; p < position_.size(); ++p) position[p] += position_[p];
+    for (int64_t b = 0; tables_.time && b < tables_.times; ++b) {
+      for (int64_t copy = 0; copy < kCopies; ++copy) time[b] += time_[copy * tables_.times + b];
+    }
+  }
+
+ private:
+  static constexpr int64_t kCopies = 4;  // neighbours often share a bucket: four sums do not wait for one another
+
+  void add_time(int64_t count, const float* gradient, const int32_t* buckets) {
+    int32_t least = buckets[0], most = buckets[0];
+#pragma omp simd reduction(min : least) reduction(max : most)
+    for (int64_t c = 1; c < count; ++c) {
+      least = std::min(least, buckets[c]);
+      most = std::max(most, buckets[c]);
+    }
+    if (least == most) {
+      float total = 0.0f;
+#pragma omp simd reduction(+ : total)
+      for (int64_t c = 0; c < count; ++c) total += gradient[c];
+      time_[least] += total;
+      return;
+    }
+    double* copies[kCopies];
+    for (int64_t copy = 0; copy < kCopies; ++copy) copies[copy] = time_.data() + copy * tables_.times;
+    int64_t c = 0;
+    for (; c + kCopies <= count; c += kCopies) {
+      for (int64_t copy = 0; copy < kCopies; ++copy) copies[copy][buckets[c + copy]] += gradient[c + copy];
+    }
+    for (; c < count; ++c) copies[0][buckets[c]] += gradient[c];
+  }
+
+  const BiasTables& tables_;
+  int64_t span_ = 0;
+  std::vector<float> by_row_;
+  std::vector<double> position_, time_;
+};
+
+}  // namespace hypercast

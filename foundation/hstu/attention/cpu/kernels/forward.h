@@ -1,0 +1,161 @@
+// Forward: for each block of rows, over the blocks of keys that it sees: scores, SiLU, mask, times values.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "activation.h"
+#include "problem.h"
+
+namespace hypercast {
+
+template <typename T>
+struct ForwardInputs {
+  Heads<T> q, k, v, k_cache, v_cache;
+};
+
+template <typename T>
+void activate_row(const float* scores, const float* bias, float scale, int64_t count, T* weights) {
+  if (bias) {
+#pragma omp simd
+    for (int64_t c = 0; c < count; ++c) {
+      const float x = scores[c] * scale + bias[c];
+      store(weights + c, x * sigmoid(x));
+    }
+  } else {
+#pragma omp simd
+    for (int64_t c = 0; c < count; ++c) {
+      const float x = scores[c] * scale;
+      store(weights + c, x * sigmoid(x));
+    }
+  }
+}
+
+// SiLU(scale * score + bias) of `rows` x `count` scores, kBlock apart; `weights` may be `scores`, `bias` null.
+template <typename T>
+void activate(const float* scores, const float* bias, float scale, int64_t rows, int64_t count, T* weights) {
+  // Whole blocks lie in one piece: one long loop instead of a short one for each row.
+  const bool whole = count == kBlock;
+  for (int64_t r = 0; r < (whole ? 1 : rows); ++r) {
+    activate_row(scores + r * kBlock, bias ? bias + r * kBlock : nullptr, scale, whole ? rows * kBlock : count,
+                 weights + r * kBlock);
+  }
+}
+
+template <typename T>
+inline float dot(const T* a, const T* b, int64_t count) {
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t c = 0; c < count; ++c) sum += static_cast<float>(a[c]) * static_cast<float>(b[c]);
+  return sum;
+}
+
+template <typename T>
+class Forward {
+ public:
+  Forward(const Problem& problem, const ForwardInputs<T>& inputs, T* out)
+      : problem_(problem), inputs_(inputs), out_(out) {}
+
+  void run(const Item& item, int64_t /*slot*/) {
+    const Sequence sequence = problem_.sequence(item.sequence);
+    const SequenceBias bias = problem_.bias(item.sequence, sequence);
+    const Rows<T> q = problem_.rows(inputs_.q, {}, item.sequence, item.head);
+    const Rows<T> k = problem_.rows(inputs_.k, inputs_.k_cache, item.sequence, item.head);
+    const Rows<T> v = problem_.rows(inputs_.v, inputs_.v_cache, item.sequence, item.head);
+    pack_keys(sequence, item, k, v);
+    for (int64_t r0 = item.begin; r0 < item.end; r0 += kBlock) {
+      rows(sequence, bias, item.head, r0, std::min(r0 + kBlock, item.end), q, k, v);
+    }
+  }
+
+ private:
+  void pack_keys(const Sequence& sequence, const Item& item, const Rows<T>& k, const Rows<T>& v) {
+    const int64_t end = sequence.seen_end(item.end - 1);
+    const int64_t blocks = round_up(end, kBlock) / kBlock;
+    const int64_t key_size = inner<T>(problem_.width) * kBlock, value_size = kBlock * inner<T>(problem_.value_width);
+    T* key_memory = keys_.at_least(blocks * key_size);
+    T* value_memory = values_.at_least(blocks * value_size);
+    key_.assign(blocks, {nullptr, 0});
+    value_.assign(blocks, {nullptr, 0});
+    for (int64_t block = 0; block < blocks; ++block) {
+      const int64_t k0 = block * kBlock, k1 = std::min(k0 + kBlock, end);
+      if (!sequence.any_seen(item.begin, item.end, k0, k1)) continue;
+      key_[block] = as_right_transposed(k, k0, k1, problem_.width, key_memory + block * key_size);
+      value_[block] = as_right(v, k0, k1, problem_.value_width, value_memory + block * value_size);
+    }
+  }
+
+  void rows(const Sequence& sequence, const SequenceBias& bias, int64_t head, int64_t r0, int64_t r1, const Rows<T>& q,
+            const Rows<T>& k, const Rows<T>& v) {
+    const int64_t count = r1 - r0, padded = round_up(count, kTile), width = problem_.value_width;
+    const Operand<T> query =
+        as_rows(q, r0 - sequence.first_row, r1 - sequence.first_row, problem_.width, query_.at_least(kBlock * inner<T>(problem_.width)));
+    float* scores = scores_.at_least(kBlock * kBlock);
+    float* biases = bias.any() ? biases_.at_least(kBlock * kBlock) : nullptr;
+    float* sums = sums_.at_least(kBlock * width);
+    bool started = false;
+    const int64_t end = sequence.seen_end(r1 - 1);
+    for (int64_t k0 = 0; k0 < end; k0 += kBlock) {
+      const int64_t k1 = std::min(k0 + kBlock, end);
+      if (!sequence.any_seen(r0, r1, k0, k1)) continue;
+      const int64_t keys = round_up(k1 - k0, kTile);
+      const Operand<T>&key = key_[k0 / kBlock], &value = value_[k0 / kBlock];
+      product(padded, keys, inner<T>(problem_.width), query.data, query.stride, key.data, key.stride, scores, kBlock, false);
+      if (biases) {
+        for (int64_t r = 0; r < count; ++r) bias.of_row(r0 + r, k0, keys, biases + r * kBlock);
+      }
+      T* weights = weights_of(scores);
+      activate(scores, biases, problem_.scale, padded, keys, weights);
+      if (!sequence.all_seen(r0, r1, k0, k1)) mask(sequence, r0, r1, k0, keys, weights);
+      product(padded, width, keys, weights, kBlock, value.data, value.stride, sums, width, started);
+      started = true;
+    }
+    for (int64_t r = r0; r < r1; ++r) {
+      const int64_t at = r - sequence.first_row;
+      T* out = out_ + ((sequence.rows_begin + at) * problem_.heads + head) * width;
+      const float* sum = sums + (r - r0) * width;
+      if (!started) std::fill(sums + (r - r0) * width, sums + (r - r0 + 1) * width, 0.0f);
+      float self = 0;
+      if (r >= sequence.history_end) {
+        const float score = dot(q.row(at), k.row(r), problem_.width) * problem_.scale + bias.of_self();
+        self = score * sigmoid(score);
+      }
+      const T* own = v.row(r);
+      if (self != 0) {
+        for (int64_t c = 0; c < width; ++c) {
+          out[c] = static_cast<T>((sum[c] + self * static_cast<float>(own[c])) * problem_.inverse_divisor);
+        }
+      } else {
+        for (int64_t c = 0; c < width; ++c) out[c] = static_cast<T>(sum[c] * problem_.inverse_divisor);
+      }
+    }
+  }
+
+  static void mask(const Sequence& sequence, int64_t r0, int64_t r1, int64_t k0, int64_t keys, T* weights) {
+    for (int64_t r = r0; r < r1; ++r) {
+      T* row = weights + (r - r0) * kBlock - k0;
+      const int64_t hidden = std::max(k0, sequence.context_end);
+      const int64_t seen = std::clamp(sequence.first_seen(r), hidden, std::max(hidden, k0 + keys));
+      const int64_t end = std::clamp(sequence.seen_end(r), k0, k0 + keys);
+      if (hidden < k0 + keys) std::fill(row + hidden, row + std::min(seen, k0 + keys), T(0));
+      std::fill(row + end, row + k0 + keys, T(0));
+    }
+  }
+
+  T* weights_of(float* scores) {
+    if constexpr (std::is_same_v<T, float>) {
+      return scores;
+    } else {
+      return weights_.at_least(kBlock * kBlock);
+    }
+  }
+
+  const Problem& problem_;
+  const ForwardInputs<T>& inputs_;
+  T* out_;
+  std::vector<Operand<T>> key_, value_;
+  Scratch<T> keys_, values_, query_, weights_;
+  Scratch<float> scores_, biases_, sums_;
+};
+
+}  // namespace hypercast
