@@ -33,8 +33,8 @@ FLAGS = [
     "-ffinite-math-only",
 ]
 INSTRUCTION_SETS = {
-    "AVX512": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
-    "AVX2": ["-march=x86-64-v3"],
+    "AVX512": ["-march=x86-64-v4", "-mtune=native", "-mprefer-vector-width=512"],
+    "AVX2": ["-march=x86-64-v3", "-mtune=native"],
 }
 
 

@@ -124,10 +124,13 @@ class Backward {
     const Operand<T> key_transposed = as_left_transposed(k, k0, k1, width_, transposed_memory_.at_least(kBlock * width_));
     float* dk = dk_.at_least(kBlock * width_);
     float* dv = dv_.at_least(kBlock * values_);
-    float* scores = scores_.at_least(kBlock * kBlock);
-    float* gradient = gradient_.at_least(kBlock * kBlock);
-    float* biases = bias.any() ? biases_.at_least(kBlock * kBlock) : nullptr;
+    // Blocks a multiple of 4 KiB apart would keep each other's loads and stores waiting.
+    constexpr int64_t kApart = kBlock * kBlock + 5 * kTile;
+    float* scores = scores_.at_least(3 * kApart);
+    float* gradient = scores + kApart;
+    float* biases = bias.any() ? gradient + kApart : nullptr;
     int32_t* buckets = buckets_.at_least(kBlock * kBlock);
+    int32_t common[kBlock];
     bool started = false;
     for (size_t block = 0; block < blocks_.size(); ++block) {
       RowBlock& row = blocks_[block];
@@ -140,7 +143,7 @@ class Backward {
               row.grad_transposed.stride, gradient, kBlock, false);
       if (biases) {
         for (int64_t j = 0; j < count; ++j) {
-          bias.of_key(k0 + j, r0, r1 - r0, biases + j * kBlock, buckets + j * kBlock);
+          common[j] = bias.of_key(k0 + j, r0, r1 - r0, biases + j * kBlock, buckets + j * kBlock);
         }
       }
       differentiate(scores, gradient, biases, problem_.scale, padded, rows);
@@ -150,7 +153,7 @@ class Backward {
       }
       if (biases) {
         for (int64_t j = 0; j < count; ++j) {
-          tables.add(k0 + j, r0, r1 - r0, gradient + j * kBlock, buckets + j * kBlock);
+          tables.add(k0 + j, r0, r1 - r0, gradient + j * kBlock, common[j], buckets + j * kBlock);
         }
       }
       const T *weights, *left, *right;
@@ -250,7 +253,7 @@ class Backward {
   const int64_t width_, values_;
   std::vector<RowBlock> blocks_;
   Scratch<T> q_memory_, grad_memory_, key_memory_, value_memory_, transposed_memory_, rounded_;
-  Scratch<float> dq_memory_, dk_, dv_, scores_, gradient_, biases_;
+  Scratch<float> dq_memory_, dk_, dv_, scores_;
   Scratch<int32_t> buckets_;
 };
 

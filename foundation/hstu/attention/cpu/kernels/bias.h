@@ -29,20 +29,25 @@ class TimeBuckets {
     }
   }
 
-  // Buckets of |row - columns[c]|; times in microseconds, exact in double.
-  void find(double row, const double* columns, int64_t count, int32_t* buckets) const {
+  // Bucket of a time in microseconds, exact in double, and rounded to float as in semantics.py.
+  HYPERCAST_INLINE int32_t of(double apart_exact) const {
+    const float apart = static_cast<float>(apart_exact);
+    const int32_t cell = static_cast<int32_t>(as_bits(apart) >> 21);
+    return bucket_[cell] + (apart >= threshold_[cell] ? 1 : 0);
+  }
+
+  // Buckets of |time - others[c]|.
+  void find(double time, const double* others, int64_t count, int32_t* buckets) const {
 #pragma omp simd
-    for (int64_t c = 0; c < count; ++c) {
-      const float apart = static_cast<float>(std::fabs(row - columns[c]));
-      const int32_t cell = static_cast<int32_t>(as_bits(apart) >> 21);
-      buckets[c] = bucket_[cell] + (apart >= threshold_[cell] ? 1 : 0);
-    }
+    for (int64_t c = 0; c < count; ++c) buckets[c] = of(std::fabs(time - others[c]));
   }
 
  private:
   float threshold_[kCells];
   int32_t bucket_[kCells];
 };
+
+constexpr int32_t kSeveral = -1;
 
 struct BiasTables {
   const float* position = nullptr;
@@ -71,18 +76,24 @@ class SequenceBias {
       }
     }
     if (tables.time) {
-      time_.assign(round_up(sequence.length, kBlock) + kBlock, 0.0);
+      time_.assign(round_up(sequence.length, kBlock), 0.0);
       const int64_t stored = sequence.first_row;
       const int64_t origin = stored > 0 ? stored_time[0] : (sequence.length > 0 ? fresh_time[0] : 0);
       for (int64_t i = 0; i < sequence.length; ++i) {
         time_[i] = static_cast<double>((i < stored ? stored_time[i] : fresh_time[i - stored]) - origin);
+      }
+      for (int64_t begin = 0; begin < sequence.length; begin += kBlock) {
+        const auto [least, most] =
+            std::minmax_element(time_.begin() + begin, time_.begin() + std::min(begin + kBlock, sequence.length));
+        least_.push_back(*least);
+        most_.push_back(*most);
       }
     }
   }
 
   bool any() const { return tables_.any(); }
 
-  // Biases of a row for `count` history keys from k0 on.
+  // Biases of a row for `count` history keys from k0 on, a multiple of kBlock.
   void of_row(int64_t row, int64_t k0, int64_t count, float* out) const {
     if (tables_.position) {
       const float* from = by_key_.data() + sequence_.history_end - sequence_.position(row) + k0;
@@ -90,16 +101,13 @@ class SequenceBias {
     } else {
       std::fill(out, out + count, 0.0f);
     }
-    if (tables_.time) {
-      int32_t buckets[kBlock];
-      tables_.buckets->find(time_[row], time_.data() + k0, count, buckets);
-#pragma omp simd
-      for (int64_t c = 0; c < count; ++c) out[c] += tables_.time[buckets[c]];
-    }
+    int32_t buckets[kBlock];
+    add_time(row, k0, count, out, buckets);
   }
 
-  // Biases of a history key for `count` rows from r0 on; leaves the buckets of time for the gradient.
-  void of_key(int64_t key, int64_t r0, int64_t count, float* out, int32_t* buckets) const {
+  // Biases of a history key for `count` rows from r0 on, a multiple of kBlock. For the gradient, leaves the buckets of
+  // time and returns their common value, or kSeveral.
+  int32_t of_key(int64_t key, int64_t r0, int64_t count, float* out, int32_t* buckets) const {
     if (tables_.position) {
       const int64_t history = std::clamp<int64_t>(sequence_.history_end - r0, 0, count);
       const float* from = by_row_.data() + sequence_.history_end + r0 - key;
@@ -108,11 +116,7 @@ class SequenceBias {
     } else {
       std::fill(out, out + count, 0.0f);
     }
-    if (tables_.time) {
-      tables_.buckets->find(time_[key], time_.data() + r0, count, buckets);
-#pragma omp simd
-      for (int64_t c = 0; c < count; ++c) out[c] += tables_.time[buckets[c]];
-    }
+    return add_time(key, r0, count, out, buckets);
   }
 
   // Bias of a token for itself.
@@ -121,12 +125,32 @@ class SequenceBias {
   }
 
  private:
+  // Adds the bias by time of a token and the `count` tokens from `begin` on. Away from a token, whole blocks share one
+  // bucket, as the ends of the block's time tell; only where they differ is each token looked at.
+  int32_t add_time(int64_t token, int64_t begin, int64_t count, float* out, int32_t* buckets) const {
+    if (!tables_.time) return kSeveral;
+    const double time = time_[token], least = least_[begin / kBlock], most = most_[begin / kBlock];
+    if (time <= least || time >= most) {
+      const int32_t one = tables_.buckets->of(std::fabs(time - least));
+      if (one == tables_.buckets->of(std::fabs(time - most))) {
+        const float bias = tables_.time[one];
+#pragma omp simd
+        for (int64_t c = 0; c < count; ++c) out[c] += bias;
+        return one;
+      }
+    }
+    tables_.buckets->find(time, time_.data() + begin, count, buckets);
+#pragma omp simd
+    for (int64_t c = 0; c < count; ++c) out[c] += tables_.time[buckets[c]];
+    return kSeveral;
+  }
+
   int64_t clamped(int64_t distance) const { return std::clamp<int64_t>(distance, 0, tables_.positions - 1); }
 
   const BiasTables& tables_;
   const Sequence& sequence_;
   std::vector<float> by_key_, by_row_;
-  std::vector<double> time_;
+  std::vector<double> time_, least_, most_;  // of tokens; of blocks of kBlock tokens
 };
 
 // Gradients of both tables, summed over the items of one slot.
@@ -142,8 +166,8 @@ class BiasGradient {
     if (tables_.position) by_row_.assign(2 * span_ + 1 + kBlock, 0.0f);
   }
 
-  // Adds the gradients of a key's scores in `count` rows from r0 on.
-  void add(int64_t key, int64_t r0, int64_t count, const float* gradient, const int32_t* buckets) {
+  // Adds the gradients of a key's scores in `count` rows from r0 on; `common` and `buckets` are of_key's.
+  void add(int64_t key, int64_t r0, int64_t count, const float* gradient, int32_t common, const int32_t* buckets) {
     if (tables_.position) {
       const int64_t history = std::clamp<int64_t>(span_ - r0, 0, count);
       float* to = by_row_.data() + span_ + r0 - key;
@@ -153,7 +177,7 @@ class BiasGradient {
       for (int64_t c = history; c < count; ++c) targets += gradient[c];
       by_row_[2 * span_ - key] += targets;
     }
-    if (tables_.time) add_time(count, gradient, buckets);
+    if (tables_.time) add_time(count, gradient, common, buckets);
   }
 
   void add_self(float gradient) {
@@ -179,18 +203,12 @@ class BiasGradient {
  private:
   static constexpr int64_t kCopies = 4;  // neighbours often share a bucket: four sums do not wait for one another
 
-  void add_time(int64_t count, const float* gradient, const int32_t* buckets) {
-    int32_t least = buckets[0], most = buckets[0];
-#pragma omp simd reduction(min : least) reduction(max : most)
-    for (int64_t c = 1; c < count; ++c) {
-      least = std::min(least, buckets[c]);
-      most = std::max(most, buckets[c]);
-    }
-    if (least == most) {
+  void add_time(int64_t count, const float* gradient, int32_t common, const int32_t* buckets) {
+    if (common != kSeveral) {
       float total = 0.0f;
 #pragma omp simd reduction(+ : total)
       for (int64_t c = 0; c < count; ++c) total += gradient[c];
-      time_[least] += total;
+      time_[common] += total;
       return;
     }
     double* copies[kCopies];

@@ -94,28 +94,66 @@ inline Operand<at::BFloat16> as_right(const Rows<at::BFloat16>& rows, int64_t be
   return {scratch, width};
 }
 
-// The transpose of a block of up to kTile rows, each `stride` wide in the result; rows past `count` become zeros.
-template <typename Word>
-void transpose_tile(const Word* const* source, int64_t count, int64_t width, Word* out, int64_t stride) {
-  if (count == kTile) {
-    for (int64_t c = 0; c < width; ++c, out += stride) {
-      for (int64_t r = 0; r < kTile; ++r) out[r] = source[r][c];
-    }
-    return;
+// The transpose of 8 x 8 words in three rounds of shuffles, each of which swaps the off-diagonal quarters of all squares
+// of one size.
+inline void transpose_8x8(const uint32_t* const* source, uint32_t* out, int64_t stride) {
+  typedef uint32_t Row __attribute__((vector_size(32)));
+  Row rows[8], swapped[8];
+  for (int r = 0; r < 8; ++r) std::memcpy(&rows[r], source[r], sizeof(Row));
+  for (int r = 0; r < 8; r += 2) {
+    swapped[r] = __builtin_shuffle(rows[r], rows[r + 1], Row{0, 8, 2, 10, 4, 12, 6, 14});
+    swapped[r + 1] = __builtin_shuffle(rows[r], rows[r + 1], Row{1, 9, 3, 11, 5, 13, 7, 15});
   }
-  for (int64_t c = 0; c < width; ++c, out += stride) {
-    for (int64_t r = 0; r < kTile; ++r) out[r] = r < count ? source[r][c] : Word(0);
+  for (int r : {0, 1, 4, 5}) {
+    rows[r] = __builtin_shuffle(swapped[r], swapped[r + 2], Row{0, 1, 8, 9, 4, 5, 12, 13});
+    rows[r + 2] = __builtin_shuffle(swapped[r], swapped[r + 2], Row{2, 3, 10, 11, 6, 7, 14, 15});
+  }
+  for (int r = 0; r < 4; ++r) {
+    swapped[r] = __builtin_shuffle(rows[r], rows[r + 4], Row{0, 1, 2, 3, 8, 9, 10, 11});
+    swapped[r + 4] = __builtin_shuffle(rows[r], rows[r + 4], Row{4, 5, 6, 7, 12, 13, 14, 15});
+  }
+  for (int r = 0; r < 8; ++r) std::memcpy(out + r * stride, &swapped[r], sizeof(Row));
+}
+
+// The transpose of `count` rows of `width` words, each column's words kBlock apart; rows up to the next multiple of
+// kTile become zeros.
+inline void transpose_words(const uint32_t* const* source, int64_t count, int64_t width, uint32_t* out) {
+  const int64_t whole_rows = count / 8 * 8, whole_columns = width / 8 * 8;
+  for (int64_t r = 0; r < whole_rows; r += 8) {
+    for (int64_t c = 0; c < whole_columns; c += 8) {
+      const uint32_t* corner[8];
+      for (int64_t i = 0; i < 8; ++i) corner[i] = source[r + i] + c;
+      transpose_8x8(corner, out + c * kBlock + r, kBlock);
+    }
+  }
+  for (int64_t c = 0; c < width; ++c) {
+    for (int64_t r = c < whole_columns ? whole_rows : 0; r < count; ++r) out[c * kBlock + r] = source[r][c];
+    for (int64_t r = count; r < round_up(count, kTile); ++r) out[c * kBlock + r] = 0;
   }
 }
 
-// Rows as [width, kBlock], their transpose, row-major: the left operand whose inner extent runs over the rows.
 template <typename T>
-Operand<T> as_left_transposed(const Rows<T>& rows, int64_t begin, int64_t end, int64_t width, T* scratch) {
-  for (int64_t r0 = begin; r0 < end; r0 += kTile) {
-    const int64_t count = std::min(kTile, end - r0);
-    const T* source[kTile];
-    for (int64_t r = 0; r < count; ++r) source[r] = rows.row(r0 + r);
-    transpose_tile(source, count, width, scratch + (r0 - begin), kBlock);
+void word_rows(const Rows<T>& rows, int64_t begin, int64_t end, const uint32_t** words) {
+  for (int64_t r = begin; r < end; ++r) words[r - begin] = reinterpret_cast<const uint32_t*>(rows.row(r));
+}
+
+// Rows as [width, kBlock], their transpose, row-major: the left operand whose inner extent runs over the rows.
+inline Operand<float> as_left_transposed(const Rows<float>& rows, int64_t begin, int64_t end, int64_t width,
+                                         float* scratch) {
+  const uint32_t* words[kBlock] = {};
+  word_rows(rows, begin, end, words);
+  transpose_words(words, end - begin, width, reinterpret_cast<uint32_t*>(scratch));
+  return {scratch, kBlock};
+}
+
+inline Operand<at::BFloat16> as_left_transposed(const Rows<at::BFloat16>& rows, int64_t begin, int64_t end,
+                                                int64_t width, at::BFloat16* scratch) {
+  for (int64_t r = begin; r < end; ++r) {
+    const at::BFloat16* row = rows.row(r);
+    for (int64_t c = 0; c < width; ++c) scratch[c * kBlock + r - begin] = row[c];
+  }
+  for (int64_t c = 0; c < width; ++c) {
+    for (int64_t r = end - begin; r < round_up(end - begin, kTile); ++r) scratch[c * kBlock + r] = at::BFloat16(0);
   }
   return {scratch, kBlock};
 }
@@ -126,22 +164,16 @@ inline Operand<float> as_right_transposed(const Rows<float>& rows, int64_t begin
   return as_left_transposed(rows, begin, end, width, scratch);
 }
 
+// Two neighbours in a row form one word of the interleaved layout: a transpose of 32-bit words.
 inline Operand<at::BFloat16> as_right_transposed(const Rows<at::BFloat16>& rows, int64_t begin, int64_t end,
                                                  int64_t width, at::BFloat16* scratch) {
-  // Two neighbours in a row form one word of the interleaved layout, so this is a transpose of 32-bit words.
-  const int64_t words = width / 2;
-  auto* out = reinterpret_cast<at::BFloat16*>(scratch);
-  for (int64_t r = 0; r < round_up(end - begin, kTile); ++r) {
-    const bool filled = begin + r < end;
-    const at::BFloat16* row = filled ? rows.row(begin + r) : nullptr;
-    for (int64_t w = 0; w < words; ++w) {
-      out[(w * kBlock + r) * 2] = filled ? row[2 * w] : at::BFloat16(0);
-      out[(w * kBlock + r) * 2 + 1] = filled ? row[2 * w + 1] : at::BFloat16(0);
-    }
-    if (width % 2) {
-      out[(words * kBlock + r) * 2] = filled ? row[width - 1] : at::BFloat16(0);
-      out[(words * kBlock + r) * 2 + 1] = at::BFloat16(0);
-    }
+  const uint32_t* words[kBlock] = {};
+  word_rows(rows, begin, end, words);
+  transpose_words(words, end - begin, width / 2, reinterpret_cast<uint32_t*>(scratch));
+  if (width % 2) {
+    at::BFloat16* last = scratch + (width - 1) * kBlock;
+    std::fill(last, last + 2 * kBlock, at::BFloat16(0));
+    for (int64_t r = begin; r < end; ++r) last[2 * (r - begin)] = rows.row(r)[width - 1];
   }
   return {scratch, kBlock};
 }
