@@ -124,11 +124,9 @@ class Backward {
     const Operand<T> key_transposed = as_left_transposed(k, k0, k1, width_, transposed_memory_.at_least(kBlock * width_));
     float* dk = dk_.at_least(kBlock * width_);
     float* dv = dv_.at_least(kBlock * values_);
-    // Blocks a multiple of 4 KiB apart would keep each other's loads and stores waiting.
-    constexpr int64_t kApart = kBlock * kBlock + 5 * kTile;
-    float* scores = scores_.at_least(3 * kApart);
-    float* gradient = scores + kApart;
-    float* biases = bias.any() ? gradient + kApart : nullptr;
+    float* scores = scores_.at_least(kBlock * kBlock);
+    float* gradient = gradient_.at_least(kBlock * kBlock);
+    float* biases = bias.any() ? biases_.block() : nullptr;
     int32_t* buckets = buckets_.at_least(kBlock * kBlock);
     int32_t common[kBlock];
     bool started = false;
@@ -252,9 +250,9 @@ class Backward {
   std::vector<BiasGradient>& slots_;
   const int64_t width_, values_;
   std::vector<RowBlock> blocks_;
-  Scratch<T> q_memory_, grad_memory_, key_memory_, value_memory_, transposed_memory_, rounded_;
-  Scratch<float> dq_memory_, dk_, dv_, scores_;
-  Scratch<int32_t> buckets_;
+  Scratch<float> scores_{0}, gradient_{1}, biases_{2}, dk_{3}, dv_{4}, dq_memory_{5};
+  Scratch<T> key_memory_{6}, value_memory_{7}, transposed_memory_{8}, rounded_{9}, q_memory_{10}, grad_memory_{11};
+  Scratch<int32_t> buckets_{12};
 };
 
 }  // namespace hypercast

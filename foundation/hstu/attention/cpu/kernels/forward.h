@@ -91,7 +91,7 @@ class Forward {
     const Operand<T> query =
         as_rows(q, r0 - sequence.first_row, r1 - sequence.first_row, problem_.width, query_.at_least(kBlock * inner<T>(problem_.width)));
     float* scores = scores_.at_least(kBlock * kBlock);
-    float* biases = bias.any() ? biases_.at_least(kBlock * kBlock) : nullptr;
+    float* biases = bias.any() ? biases_.block() : nullptr;
     float* sums = sums_.at_least(kBlock * width);
     bool started = false;
     const int64_t end = sequence.seen_end(r1 - 1);
@@ -154,8 +154,8 @@ class Forward {
   const ForwardInputs<T>& inputs_;
   T* out_;
   std::vector<Operand<T>> key_, value_;
-  Scratch<T> keys_, values_, query_, weights_;
-  Scratch<float> scores_, biases_, sums_;
+  Scratch<float> scores_{0}, biases_{1}, sums_{2};
+  Scratch<T> query_{3}, keys_{4}, values_{5}, weights_{6};
 };
 
 }  // namespace hypercast

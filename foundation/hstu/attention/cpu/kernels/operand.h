@@ -50,8 +50,6 @@ struct Rows {
   const T* row(int64_t index) const {
     return index < stored_count ? stored + index * stored_stride : fresh + (index - stored_count) * fresh_stride;
   }
-  bool contiguous(int64_t begin, int64_t end) const { return end <= stored_count || begin >= stored_count; }
-  int64_t stride(int64_t index) const { return index < stored_count ? stored_stride : fresh_stride; }
 };
 
 template <typename T>
@@ -60,11 +58,11 @@ struct Operand {
   int64_t stride;
 };
 
-// Rows [begin, end) as a row-major [rounded rows, width] matrix: in place if they are a whole block, else copied.
+// Rows [begin, end) as a row-major [rounded rows, width] matrix. Always copied: rows of several heads lie a power of two
+// apart, where they would crowd one another out of the cache.
 template <typename T>
 Operand<T> as_rows(const Rows<T>& rows, int64_t begin, int64_t end, int64_t width, T* scratch) {
   const int64_t count = end - begin, padded = inner<T>(width);
-  if (count % kTile == 0 && padded == width && rows.contiguous(begin, end)) return {rows.row(begin), rows.stride(begin)};
   for (int64_t r = 0; r < round_up(count, kTile); ++r) {
     T* out = scratch + r * padded;
     const int64_t filled = r < count ? width : 0;

@@ -148,20 +148,37 @@ void for_each_slot(const std::vector<Item>& items, const Make& make) {
   });
 }
 
-// Memory of one thread, aligned for the widest loads; grows, never shrinks, and starts as zeros.
+// Memory of one thread, aligned for the widest loads; grows, never shrinks, and is not initialised. Each of a worker's has
+// a `phase` of its own: blocks that start at the same place of a 4 KiB page make loads wait for unrelated stores.
 template <typename T>
 class Scratch {
  public:
+  explicit Scratch(int64_t phase) : phase_(phase) {}
+
+  // A block of kBlock x kBlock, zeros at first.
+  T* block() {
+    const bool fresh = count_ < 0;
+    T* memory = at_least(kBlock * kBlock);
+    if (fresh) std::fill(memory, memory + kBlock * kBlock, T(0));
+    return memory;
+  }
+
   T* at_least(int64_t count) {
     if (count > count_) {
-      memory_ = at::zeros({count + 64}, at::CppTypeToScalarType<T>::value);
+      memory_ = at::empty({count * static_cast<int64_t>(sizeof(T)) + 2 * kPage}, at::kByte);
       count_ = count;
+      const auto begin = reinterpret_cast<uintptr_t>(memory_.data_ptr());
+      aligned_ = reinterpret_cast<T*>((begin + kPage - 1) / kPage * kPage + phase_ * kSkew % kPage);
     }
-    return memory_.template data_ptr<T>();
+    return aligned_;
   }
 
  private:
+  static constexpr int64_t kPage = 4096, kSkew = 5 * 64;
+
+  int64_t phase_;
   at::Tensor memory_;
+  T* aligned_ = nullptr;
   int64_t count_ = -1;
 };
 
