@@ -13,6 +13,7 @@ from hypercast.registry import Registry
 from hypercast.runtime.config import PlatformConfig
 from hypercast.store.tae_log import TaeLog
 from hypercast.training.loop import ContinualTrainer
+from hypercast.training.memory import keep_freed_memory
 from streaming.dataset import Dataset
 from streaming.workspace import Workspace
 
@@ -22,6 +23,7 @@ class FoundationJob:
 
     def __init__(self, config: PlatformConfig, run: Path) -> None:
         torch.set_num_threads(config.threads)
+        keep_freed_memory()
         self.workspace = Workspace(Dataset.open(config.dataset.path))
         self.publisher = Publisher(
             config=config.foundation.publisher,
@@ -63,6 +65,7 @@ class ExpertJob:
 
     def __init__(self, config: PlatformConfig, run: Path, surfaces: list[str]) -> None:
         torch.set_num_threads(config.threads)
+        keep_freed_memory()
         self.workspace = Workspace(Dataset.open(config.dataset.path))
         registry = Registry(run / "registry")
         log = config.log.build(run / "tae_log")

@@ -2,14 +2,16 @@
 
 import functools
 import warnings
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from foundation.hstu.attention import operator, reference
-from foundation.hstu.attention.checks import check_inputs
+from foundation.hstu.attention.checks import check_cache, check_inputs, check_values
 
-BACKENDS = ("reference", "blockwise", "cpu", "triton")
+Backend = Literal["reference", "blockwise", "cpu", "triton"]
+BACKENDS = get_args(Backend)
 
 
 def available() -> dict[str, str]:
@@ -24,9 +26,11 @@ def available() -> dict[str, str]:
     }
 
 
+@torch.compiler.assume_constant_result
 def choose(device: torch.device, dtype: torch.dtype) -> str:
     """The fastest backend that can run here: float64 is the reference's alone; a GPU runs Triton; a CPU the compiled
-    kernels, or the blockwise PyTorch path if they cannot be compiled (with one warning that says why).
+    kernels, or the blockwise PyTorch path if they cannot be compiled (with one warning that says why). A compiled graph
+    takes the choice as a constant: compiling kernels is nothing to trace.
     """
     if dtype == torch.float64:
         return "reference"
@@ -111,6 +115,7 @@ def hstu_attention(
     if num_targets is None:
         num_targets = offsets.new_zeros(len(offsets) - 1)
     if backend == "reference":
+        check_values("offsets", offsets, len(q_THD), num_targets)
         return reference.hstu_attention(
             q_THD,
             k_THD,
@@ -132,8 +137,8 @@ def hstu_attention(
         v_THV,
         offsets,
         num_targets,
-        position_bias,
-        time_bias,
+        _float32(position_bias),
+        _float32(time_bias),
         None if time_bias is None else timestamps,
         max_seq_len,
         contextual_len,
@@ -195,36 +200,23 @@ def hstu_attention_cached(
         time_bias=time_bias,
         timestamps=timestamps,
     )
-    check_inputs(
-        k_cache_SHD,
+    check_cache(
+        k_THD,
+        v_THV,
+        offsets,
         k_cache_SHD,
         v_cache_SHV,
         cache_offsets,
-        max_seq_len=max_seq_len,
-        num_targets=None,
-        contextual_len=contextual_len,
-        max_distance=max_distance,
-        full_tail=full_tail,
-        position_bias=position_bias,
         time_bias=time_bias,
-        timestamps=cache_timestamps,
+        cache_timestamps=cache_timestamps,
     )
-    if len(cache_offsets) != len(offsets):
-        raise ValueError(
-            f"cache_offsets has {len(cache_offsets) - 1} sequences and offsets {len(offsets) - 1}; expected as many"
-        )
-    if k_cache_SHD.shape[1:] != k_THD.shape[1:] or v_cache_SHV.shape[1:] != v_THV.shape[1:]:
-        raise ValueError(
-            f"stored keys and values are {list(k_cache_SHD.shape)} and {list(v_cache_SHV.shape)}; expected "
-            f"[S, {k_THD.shape[1]}, {k_THD.shape[2]}] and [S, {v_THV.shape[1]}, {v_THV.shape[2]}]"
-        )
-    if k_cache_SHD.dtype != k_THD.dtype:
-        raise TypeError(f"stored keys are {k_cache_SHD.dtype}; expected that of the new ones, {k_THD.dtype}")
     backend = _checked(backend, q_THD)
     scale = q_THD.shape[-1] ** -0.5 if scale is None else scale
     if num_targets is None:
         num_targets = offsets.new_zeros(len(offsets) - 1)
     if backend == "reference":
+        check_values("offsets", offsets, len(q_THD), num_targets)
+        check_values("cache_offsets", cache_offsets, len(k_cache_SHD))
         return reference.hstu_attention_cached(
             q_THD,
             k_THD,
@@ -253,8 +245,8 @@ def hstu_attention_cached(
         v_cache_SHV,
         cache_offsets,
         num_targets,
-        position_bias,
-        time_bias,
+        _float32(position_bias),
+        _float32(time_bias),
         None if time_bias is None else timestamps,
         None if time_bias is None else cache_timestamps,
         max_seq_len,
@@ -275,6 +267,10 @@ def _checked(backend: str | None, q_THD: Tensor) -> str:
     if backend != "reference" and q_THD.dtype == torch.float64:
         raise TypeError(f"backend {backend!r} takes float32 and bfloat16; float64 is for the reference backend")
     return backend
+
+
+def _float32(table: Tensor | None) -> Tensor | None:
+    return None if table is None else table.float()
 
 
 __all__ = ["BACKENDS", "available", "choose", "hstu_attention", "hstu_attention_cached"]

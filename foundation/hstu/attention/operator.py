@@ -13,6 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from foundation.hstu.attention.flops import attention_flops
+
+from foundation.hstu.attention.checks import check_values
 
 MODULES = {
     "cpu": "foundation.hstu.attention.cpu",
@@ -42,7 +47,11 @@ def attention(
     scale: float,
     backend: str,
 ) -> Tensor:
-    """Forward, ``[T, H, V]``."""
+    """Forward, ``[T, H, V]``. Bias tables are float32.
+
+    Offsets and targets are checked here, because what they hold is not known when the call is traced.
+    """
+    check_values("offsets", offsets, len(q_THD), num_targets)
     return _module(backend).forward(
         q_THD,
         k_THD,
@@ -119,6 +128,8 @@ def attention_cached(
     backend: str,
 ) -> Tensor:
     """New tokens over stored keys and values, forward only, ``[T, H, V]``."""
+    check_values("offsets", offsets, len(q_THD), num_targets)
+    check_values("cache_offsets", cache_offsets, len(k_cache_SHD))
     return _module(backend).cached(
         q_THD,
         k_THD,
@@ -180,8 +191,9 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad_THV: Tensor) -> tuple[Tensor | None, ...]:
-    q, k, v, dposition, dtime = attention_backward(grad_THV, *ctx.saved_tensors, *ctx.values)
-    *_, position_bias, time_bias, _ = ctx.saved_tensors
+    saved = ctx.saved_tensors  # once: under activation recomputation each look computes them again
+    q, k, v, dposition, dtime = attention_backward(grad_THV, *saved, *ctx.values)
+    *_, position_bias, time_bias, _ = saved
     no_gradient = (None,) * (1 + len(ctx.values))
     return (
         q,
@@ -196,3 +208,15 @@ def _backward(ctx: Any, grad_THV: Tensor) -> tuple[Tensor | None, ...]:
 
 
 torch.library.register_autograd("hypercast::hstu_attention", _backward, setup_context=_setup_context)
+
+
+@register_flop_formula(torch.ops.hypercast.hstu_attention, get_raw=True)
+def _forward_flops(
+    q_THD: Tensor, _: Tensor, v_THV: Tensor, offsets: Tensor, num_targets: Tensor, *rest: Any, **__: Any
+) -> int:
+    return attention_flops(2, q_THD, v_THV, offsets, num_targets, *rest[4:7])
+
+
+@register_flop_formula(torch.ops.hypercast.hstu_attention_backward, get_raw=True)
+def _backward_flops(_: Tensor, *inputs: Any, **kwargs: Any) -> int:
+    return _forward_flops(*inputs, **kwargs) // 2 * 5
