@@ -3,13 +3,14 @@
 Shape legend: B requests, C candidates, U distinct items, D width, R width of the foundation embedding, T tasks.
 """
 
+import pydantic
 import torch
 from torch import Tensor, nn
 
 from experts.attention import TargetAttention
 from experts.backbone.mlp import MLP
 from experts.fusion import GatedFusion, TeacherFeatures
-from foundation.hstu.embedding import FeatureEmbedding
+from foundation.hstu.embedding import MULTIPLE, FeatureEmbedding
 from foundation.hstu.vocabulary import BatchSlots, BatchVocabulary
 from hypercast.training.random import initialise_, normal_start
 from streaming.batch import RequestBatch
@@ -23,14 +24,14 @@ class ExpertModel(nn.Module):
     class Config(BaseConfig):
         """Attributes:
 
-        width: D of embeddings and attention.
+        width: D of embeddings and attention, a multiple of 4.
         history: engagements of the expert's own surface that it attends to.
         cross_history: engagements of all surfaces that it also attends to; 0 for none.
         fusion: how the foundation embedding enters; None for not at all.
         logit_residual: whether the foundation model's logit is added to the expert's, by a learned factor a task.
         """
 
-        width: int = 16
+        width: int = pydantic.Field(default=16, ge=MULTIPLE, multiple_of=MULTIPLE)
         history: int = 16
         cross_history: int = 0
         fusion: GatedFusion.Config | None = None
@@ -47,9 +48,7 @@ class ExpertModel(nn.Module):
         width, tasks = config.width, len(inputs.tasks)
         attention = {"width": width, "actions": len(inputs.actions), "surfaces": len(inputs.surfaces)}
         self.config = config
-        self.items = FeatureEmbedding.of(vocabulary.items, width=width)
-        self.users = FeatureEmbedding.of(vocabulary.users, width=width)
-        self.context = FeatureEmbedding.of(vocabulary.context, width=width)
+        self.table = FeatureEmbedding.of(vocabulary, width=width)
         self.attention = TargetAttention(length=config.history, **attention)
         own = 3 * width + len(inputs.dense)
         self.cross_attention = None
@@ -72,8 +71,8 @@ class ExpertModel(nn.Module):
 
         ``slots`` are the batch's, by the vocabulary that the model was built for.
         """
-        item_UD = self.items(slots.items)
-        context_BD = self.users(slots.users) + self.context(slots.context)
+        item_UD, user_BD, request_BD = self.table(slots).split(slots.counts)
+        context_BD = user_BD + request_BD
         candidate_CD = item_UD[batch.item_C]
         place = (batch.owner_C, batch.time_B)
         parts = [

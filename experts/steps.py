@@ -117,7 +117,7 @@ class SurfaceLearner:
 
     @torch.inference_mode()
     def evaluate(self, window: Window) -> Mapping[str, float]:
-        """Predict the window with every arm and write the predictions; returns the log's coverage by status."""
+        """Predict the window with every arm and write the predictions; returns coverage and collision rates."""
         self.vocabulary.eval()
         requests, embeddings = self._read(window.index, self.workspace.requests(window.index))
         said: dict[tuple[str, int], list[Tensor]] = {member: [] for member in self.members}
@@ -132,7 +132,8 @@ class SurfaceLearner:
             columns[Column(task, FM_HEAD, 0)] = 1 / (1 + np.exp(-embeddings.teacher_logit[:, index]))
         predictions.write(self.run, surface=self.surface, window=window.index, table=self._table(requests, columns))
         rows = max(len(requests.item), 1)
-        return {f"coverage/{status.lower()}": count / rows for status, count in embeddings.counts().items()}
+        coverage = {f"coverage/{status.lower()}": count / rows for status, count in embeddings.counts().items()}
+        return coverage | self.vocabulary.collision_rates(self.reader, requests)
 
     def batches(self, window: Window) -> Iterator[ExpertBatch]:
         """The surface's requests whose labels became known in the window, in time order."""
@@ -154,7 +155,7 @@ class SurfaceLearner:
         return losses
 
     def finish(self, window: Window) -> Mapping[str, float]:
-        return {f"tables/{name}": value for name, value in self.vocabulary.statistics().items()}
+        return self.vocabulary.statistics()
 
     def flops(self, window: Window) -> dict[str, float]:
         """Floating-point operations of every arm for one candidate, on the window's first batch; empty without one."""

@@ -1,19 +1,20 @@
 """The foundation model: one HSTU over every surface's events, and the target-aware embedding it is built for.
 
-Shape legend: B requests, L history tokens, C candidates, N = 2B + L + C tokens, U distinct items, D model width,
-R representation width, F dense features, S surfaces, T tasks.
+Shape legend: B requests, L history tokens, C candidates, P = 2B + L tokens before them, N = P + C tokens, U distinct
+items, D model width, K = 2 context tokens, R representation width, F dense features, S surfaces, T tasks.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pydantic
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from foundation.hstu.embedding import FeatureEmbedding
+from foundation.hstu.embedding import MULTIPLE, FeatureEmbedding
+from foundation.hstu.jagged import Join
 from foundation.hstu.layer import HSTUStack, Sequences
 from foundation.hstu.loss import masked_log_loss
+from foundation.hstu.stochastic_length import StochasticLength
 from foundation.hstu.vocabulary import BatchVocabulary
 from hypercast.training.random import NamedDropout, initialise_, normal_start
 from streaming.batch import History, RequestBatch
@@ -41,6 +42,35 @@ class FoundationOutput:
     surface_logit_CT: Tensor
 
 
+@dataclass(frozen=True, kw_only=True)
+class Embedded:
+    """A batch's embedded features: ``item_UD`` of distinct items, ``user_BD`` and ``request_BD`` (context)."""
+
+    item_UD: Tensor
+    user_BD: Tensor
+    request_BD: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """Candidates of a batch, some or all.
+
+    Attributes:
+        item_CD: f(item, surface).
+        token_CD: what enters the HSTU stack.
+        context_CD: user and request.
+        dense_CF, surface_C: as in the batch.
+        time_C: int64 microseconds, of the request.
+    """
+
+    item_CD: Tensor
+    token_CD: Tensor
+    context_CD: Tensor
+    dense_CF: Tensor
+    surface_C: Tensor
+    time_C: Tensor
+
+
 class FoundationModel(nn.Module):
     """History token = f(item, surface) + action; candidate token = f(item, surface) + dense features, no action.
 
@@ -52,18 +82,20 @@ class FoundationModel(nn.Module):
     class Config(BaseConfig):
         """Attributes:
 
-        width: D, a multiple of the number of heads.
+        width: D, a multiple of 4 and of the number of heads.
         representation: R, width of the published embedding.
         tower: width of the shared tower's hidden layer.
         history: the largest number of engagements a request attends to.
         dropout: inside HSTU layers and the tower.
+        stochastic_length: trains on a random part of long histories; published vectors attend to all of them.
         """
 
-        width: int = 64
+        width: int = pydantic.Field(default=64, ge=MULTIPLE, multiple_of=MULTIPLE)
         representation: int = 64
         tower: int = 128
         history: int = 128
         dropout: float = pydantic.Field(default=0.1, ge=0.0, lt=1.0)
+        stochastic_length: StochasticLength.Config = StochasticLength.Config()
         stack: HSTUStack.Config = HSTUStack.Config()
         vocabulary: BatchVocabulary.Config = BatchVocabulary.Config()
 
@@ -84,10 +116,11 @@ class FoundationModel(nn.Module):
             return NamedDropout(config.dropout, seed=seed, name=f"foundation/{name}")
 
         self.config = config
+        self.stochastic_length = config.stochastic_length.build(
+            base_length=config.history, seed=seed, name="foundation/history"
+        )
         self.vocabulary = config.vocabulary.build(inputs)
-        self.items = FeatureEmbedding.of(self.vocabulary.items, width=width)
-        self.users = FeatureEmbedding.of(self.vocabulary.users, width=width)
-        self.context = FeatureEmbedding.of(self.vocabulary.context, width=width)
+        self.table = FeatureEmbedding.of(self.vocabulary, width=width)
         self.surface = nn.Embedding(len(inputs.surfaces) + 1, width)
         self.action = nn.Embedding(len(inputs.actions), width)
         self.kind = nn.Embedding(CONTEXT_TOKENS, width)
@@ -115,53 +148,69 @@ class FoundationModel(nn.Module):
     def forward(self, batch: RequestBatch) -> FoundationOutput:
         """Score every candidate of ``batch``; reads nothing of its labels (law L6)."""
         history = batch.history["all"]
-        slots = self.vocabulary(batch)
-        item_UD = self.items(slots.items)
-        user_BD, request_BD = self.users(slots.users), self.context(slots.context)
-        context_BD = user_BD + request_BD
-        candidate_CD = item_UD[batch.item_C] + self.surface(batch.surface_C + 1)
-        event_LD = item_UD[history.item_L] + self.surface(history.surface_L + 1) + self.action(history.action_L)
-        tokens_ND = torch.cat(
-            [
-                user_BD + self.kind.weight[0],
-                request_BD + self.kind.weight[1],
-                event_LD,
-                candidate_CD + self.dense(batch.dense_CF),
-            ]
+        if self.stochastic_length is not None:
+            history = self.stochastic_length(history)
+        embedded = self.embed(batch)
+        candidates = self.candidates(batch, embedded, slice(None))
+        prefix_PD, prefix = self.prefix(batch, history, embedded)
+        join = Join.of(prefix.offsets, batch.offsets)
+        sequences = replace(
+            prefix,
+            offsets=join.offsets,
+            num_targets=batch.offsets.diff(),
+            timestamps=join(prefix.timestamps, candidates.time_C),
         )
-        encoded_CD = self._encode(batch, history, tokens_ND)
-        tower_input = torch.cat([encoded_CD, candidate_CD, context_BD[batch.owner_C], batch.dense_CF], dim=1)
-        penultimate_CR = self.tower(tower_input)
-        aligned_CR = self.alignment(torch.cat([penultimate_CR, context_BD[batch.owner_C], batch.dense_CF], dim=1))
+        encoded_ND = self.stack(join(prefix_PD, candidates.token_CD), sequences)
+        return self.predict(encoded_ND[join.second_T], candidates)
+
+    def embed(self, batch: RequestBatch) -> Embedded:
+        """Look up everything categorical in ``batch``."""
+        slots = self.vocabulary(batch)
+        item_UD, user_BD, request_BD = self.table(slots).split(slots.counts)
+        return Embedded(item_UD=item_UD, user_BD=user_BD, request_BD=request_BD)
+
+    def prefix(self, batch: RequestBatch, history: History, embedded: Embedded) -> tuple[Tensor, Sequences]:
+        """Tokens ``[P, D]`` of each request before its candidates: user, request, history."""
+        context_BKD = torch.stack([embedded.user_BD, embedded.request_BD], dim=1) + self.kind.weight
+        event_LD = (
+            embedded.item_UD[history.item_L] + self.surface(history.surface_L + 1) + self.action(history.action_L)
+        )
+        join = Join.of(CONTEXT_TOKENS * torch.arange(len(batch) + 1), history.offsets)
+        sequences = Sequences(
+            offsets=join.offsets,
+            num_targets=torch.zeros(len(batch), dtype=torch.int64),
+            contextual_len=CONTEXT_TOKENS,
+            timestamps=join(batch.time_B.repeat_interleave(CONTEXT_TOKENS), history.time_L),
+            max_seq_len=CONTEXT_TOKENS + self.config.history,
+        )
+        return join(context_BKD.flatten(0, 1), event_LD), sequences
+
+    def candidates(self, batch: RequestBatch, embedded: Embedded, part: slice) -> Candidates:
+        """The candidates ``batch.item_C[part]`` and what else is known of each."""
+        owner_C, dense_CF = batch.owner_C[part], batch.dense_CF[part]
+        item_CD = embedded.item_UD[batch.item_C[part]] + self.surface(batch.surface_C[part] + 1)
+        return Candidates(
+            item_CD=item_CD,
+            token_CD=item_CD + self.dense(dense_CF),
+            context_CD=(embedded.user_BD + embedded.request_BD)[owner_C],
+            dense_CF=dense_CF,
+            surface_C=batch.surface_C[part],
+            time_C=batch.time_B[owner_C],
+        )
+
+    def predict(self, encoded_CD: Tensor, candidates: Candidates) -> FoundationOutput:
+        """From the HSTU output at each candidate to representation and logits."""
+        context_CD, dense_CF = candidates.context_CD, candidates.dense_CF
+        penultimate_CR = self.tower(torch.cat([encoded_CD, candidates.item_CD, context_CD, dense_CF], dim=1))
+        aligned_CR = self.alignment(torch.cat([penultimate_CR, context_CD, dense_CF], dim=1))
         by_surface_CST = self.surface_heads(aligned_CR).unflatten(1, (-1, self.main_heads.out_features))
-        rows = torch.arange(len(batch.surface_C))
+        rows = torch.arange(len(candidates.surface_C))
         return FoundationOutput(
             sequence_CD=encoded_CD,
             penultimate_CR=penultimate_CR,
             logit_CT=self.main_heads(penultimate_CR),
-            surface_logit_CT=by_surface_CST[rows, batch.surface_C],
+            surface_logit_CT=by_surface_CST[rows, candidates.surface_C],
         )
-
-    def _encode(self, batch: RequestBatch, history: History, tokens_ND: Tensor) -> Tensor:
-        """HSTU output at the candidates, float ``[C, D]``."""
-        requests = torch.arange(len(batch))
-        time_N = torch.cat([batch.time_B, batch.time_B, history.time_L, batch.time_B[batch.owner_C]])
-        history_owner_L = requests.repeat_interleave(history.offsets.diff())
-        owner_N = torch.cat([requests, requests, history_owner_L, batch.owner_C])
-        # A stable sort by request puts each sequence together as [user, request, history, candidates].
-        order = owner_N.argsort(stable=True)
-        place = torch.empty_like(order)
-        place[order] = torch.arange(len(order))
-        targets = batch.offsets.diff()
-        sequences = Sequences(
-            offsets=F.pad((CONTEXT_TOKENS + history.offsets.diff() + targets).cumsum(0), (1, 0)),
-            num_targets=targets,
-            contextual_len=CONTEXT_TOKENS,
-            timestamps=time_N[order],
-            max_seq_len=CONTEXT_TOKENS + self.config.history,
-        )
-        encoded_ND = self.stack(tokens_ND[order], sequences)
-        return encoded_ND[place[len(order) - len(batch.owner_C) :]]
 
     def loss(self, output: FoundationOutput, batch: RequestBatch, *, surface_weight: float) -> Tensor:
         """Log loss of the main tasks plus ``surface_weight`` times that of the surface tasks, over known labels."""

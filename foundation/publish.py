@@ -7,6 +7,7 @@ import numpy as np
 import pydantic
 import torch
 
+from foundation.inference import CandidateScorer
 from foundation.model import FoundationModel
 from hypercast import pins
 from hypercast.registry import Registry, Snapshot
@@ -23,13 +24,15 @@ class Publisher:
 
     class Config(BaseConfig):
         """Attributes: ``lineage``, the name snapshots are published under; ``dtype`` of the vectors in the log;
-        ``batch_size``, requests scored at once; ``keep``, how many of the newest snapshots stay on disk (at least 2: a
-        run that was killed right after a release goes back to the snapshot before it).
+        ``batch_size``, requests encoded at once; ``scorer``, how many of their candidates at a time; ``keep``, how many
+        of the newest snapshots stay on disk (at least 2: a run that was killed right after a release goes back to the
+        snapshot before it).
         """
 
         lineage: str = "FM"
         dtype: str = "float16"
         batch_size: int = 64
+        scorer: CandidateScorer.Config = CandidateScorer.Config()
         keep: int = pydantic.Field(default=4, ge=2)
 
     def __init__(
@@ -47,6 +50,7 @@ class Publisher:
         self.log = log
         self.schema_hash = schema_hash(model, workspace.inputs)
         self.model = model.build(inputs=workspace.inputs, seed=0).eval()
+        self.scorer = config.scorer.build(self.model)
         self.reader = workspace.reader({"all": (workspace.engagements, model.history)})
         self._loaded: str | None = None
 
@@ -88,7 +92,7 @@ class Publisher:
             return existing
         self._load(snapshot)
         requests = self.workspace.requests(window.index)
-        outputs = [self.model(batch) for batch in self.reader.batches(requests, size=self.config.batch_size)]
+        outputs = [self.scorer.score(batch) for batch in self.reader.batches(requests, size=self.config.batch_size)]
         inputs = self.workspace.inputs
         representation = [output.penultimate_CR for output in outputs]
         logits = [output.logit_CT for output in outputs]

@@ -11,6 +11,7 @@ import importlib.util
 import json as json_format
 import os
 import platform
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -44,7 +45,9 @@ class Finding:
 
 
 def diagnose() -> list[Finding]:
-    """Run every probe. Takes some seconds, because the heavy packages are really imported."""
+    """Run every probe. Takes some seconds, because the heavy packages are really imported (and half a minute where the
+    attention kernels are yet to be compiled).
+    """
     probes: list[tuple[str, Callable[[], Iterable[Finding]]]] = [
         ("python", python),
         ("machine", machine),
@@ -189,24 +192,34 @@ def cuda() -> Iterator[Finding]:
 
 
 def compiler() -> Iterator[Finding]:
-    """A C++ compiler, which the compiled CPU kernels need once per machine."""
-    named = os.environ.get("CXX")
-    found = next(filter(None, map(shutil.which, [named] if named else ["c++", "g++", "clang++"])), None)
+    """The C++ compiler that the compiled CPU kernels need once per machine: ``$CXX``, or ``c++``."""
+    name = next(iter(shlex.split(os.environ.get("CXX", ""))), "c++")
+    found = shutil.which(name)
     if found:
         yield Finding("c++ compiler", "ok", found)
     else:
-        missing = f"CXX={named} is not a program" if named else "none"
-        yield Finding("c++ compiler", "warn", f"{missing}: no compiled CPU kernels, which are faster", "install g++")
+        mend = "install g++ (Debian: apt install g++), or name a compiler: CXX=/path/to/g++"
+        yield Finding(
+            "c++ compiler", "warn", f"{name} is not a program: no compiled CPU kernels, which are faster", mend
+        )
 
 
 def attention_kernels() -> Iterator[Finding]:
-    """Which backends of HSTU attention can run here; the reference always can."""
-    backends = {"reference": "available"}
-    dispatch = "foundation.hstu.attention.dispatch"
-    if importlib.util.find_spec(dispatch):
-        backends |= importlib.import_module(dispatch).available()
-    for name, state in backends.items():
-        yield Finding(f"attention: {name}", "ok", state if state == "available" else f"not here: {state}")
+    """Which backends of HSTU attention can run here; compiles the CPU kernels if that was not done before."""
+    for name, state in importlib.import_module("foundation.hstu.attention.dispatch").available().items():
+        if name == "cpu":
+            yield compiled_kernels(state)
+        else:
+            yield Finding(f"attention: {name}", "ok", state if state == "available" else f"not here: {state}")
+
+
+def compiled_kernels(state: str) -> Finding:
+    """Judge the compiled attention kernels: ``state`` is ``available``, or why they are not."""
+    if state == "available":
+        build = importlib.import_module("foundation.hstu.attention.cpu.build")
+        return Finding("attention: cpu", "ok", f"compiled for {build.instruction_set()}, in {build.cache_folder()}")
+    detail = f"not compiled: {state}\nThe blockwise PyTorch path takes over, several times slower"
+    return Finding("attention: cpu", "warn", detail, "once that is mended, `hypercast doctor` compiles them")
 
 
 def demo_data() -> Iterator[Finding]:

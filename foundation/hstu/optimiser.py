@@ -1,4 +1,4 @@
-"""The optimisers of a model with embedding tables: AdamW for dense weights, row-wise Adagrad for tables."""
+"""The optimisers of a model with embedding tables: AdamW for dense weights, row-wise Adagrad for tables in backward."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from streaming.config import Config as BaseConfig
 
 
 class ModelOptimiser:
-    """Steps both optimisers of one model at once."""
+    """Both optimisers of one model."""
 
     class Config(BaseConfig):
         """Attributes: ``learning_rate`` and ``weight_decay`` of AdamW; ``table_learning_rate`` of row-wise Adagrad;
@@ -38,13 +38,11 @@ class ModelOptimiser:
         self.sparse = RowWiseAdagrad(embeddings, learning_rate=config.table_learning_rate)
 
     def step(self, loss: Tensor) -> None:
-        """Back-propagate ``loss`` and update every weight."""
+        """Back-propagate ``loss``, which updates the tables, and update the dense weights."""
         self.dense.zero_grad(set_to_none=True)
-        self.sparse.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.weights, self.config.gradient_clip, foreach=True)
         self.dense.step()
-        self.sparse.step()
 
     def state_dict(self) -> dict[str, Any]:
         return {"dense": self.dense.state_dict(), "sparse": self.sparse.state_dict()}

@@ -1,10 +1,10 @@
 """From codes of categorical features to rows of an embedding table.
 
-Shape legend: N rows of a KeyedJaggedTensor, F features, M distinct rows of the embedding table.
+Shape legend: N things, F features of each, I rows to look up.
 """
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Annotated, cast
 
 import numpy as np
 import pydantic
@@ -12,25 +12,28 @@ import torch
 from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from foundation.hstu.id_table import IdTable
-from streaming.batch import RequestBatch
+from foundation.hstu.eviction import Eviction, EvictionConfig, LeastRecent
+from foundation.hstu.id_table import MISS, IdTable
+from streaming.batch import BatchReader, RequestBatch
+from streaming.catalogue import UNKNOWN
 from streaming.config import Config as BaseConfig
 from streaming.inputs import Inputs
+from streaming.requests import Requests
 
 
 @dataclass(frozen=True, kw_only=True)
 class Slots:
-    """What to look up: each distinct row once, so that gradients arrive with one entry a row.
+    """What to look up in one embedding table: a bag of rows for each of N things.
 
     Attributes:
-        row_M: int64, distinct rows, ascending; a feature's unknown ids share the first of its rows.
-        place_NF: int64, index into ``row_M``, one a feature.
-        evicted: int64 ``[E]``, rows that now belong to another id than before. An embedding must see every batch's, in
-            order, or it keeps what another id has learned.
+        row_I: int64, bag after bag, one row a feature; a feature's unknown ids share the first of its rows.
+        offsets: int64 ``[N + 1]``, where each bag begins in ``row_I``.
+        evicted: int64 ``[E]``, rows that no longer belong to the id they belonged to before. An embedding must see
+            every batch's, in order, or it keeps what another id has learned.
     """
 
-    row_M: Tensor
-    place_NF: Tensor
+    row_I: Tensor
+    offsets: Tensor
     evicted: Tensor
 
 
@@ -42,59 +45,78 @@ class Vocabulary(nn.Module):
 
     Args:
         capacity: number of rows of each feature, by feature name.
+        eviction: which ids make room in a full table; None for the least recently seen.
     """
 
-    def __init__(self, capacity: dict[str, int]) -> None:
+    def __init__(self, capacity: dict[str, int], *, eviction: Eviction | None = None) -> None:
         super().__init__()
         self.features = list(capacity)
         self.first_row = dict(zip(capacity, np.cumsum([0, *capacity.values()])[:-1].tolist(), strict=True))
         self.rows = sum(capacity.values())
-        self.ids = nn.ModuleList(IdTable(capacity=rows) for rows in capacity.values())
+        self.ids = nn.ModuleList(IdTable(capacity=rows, eviction=eviction) for rows in capacity.values())
 
-    def forward(self, codes: KeyedJaggedTensor) -> Slots:
-        """Rows of ``codes``, which hold one value a key and row."""
-        if not self.features:
-            nothing = torch.zeros(0, dtype=torch.int64)
-            return Slots(row_M=nothing, place_NF=torch.zeros(codes.stride(), 0, dtype=torch.int64), evicted=nothing)
-        rows, evicted = [], []
-        for name, ids in self.tables():
-            code = codes[name].values().numpy()
-            slot, freed = ids.admit(code) if self.training else (ids.lookup(code), np.zeros(0, dtype=np.int64))
-            rows.append(slot + self.first_row[name])
-            evicted.append(freed + self.first_row[name])
-        distinct, place = np.unique(np.stack(rows, axis=1), return_inverse=True)
+    def forward(self, codes: KeyedJaggedTensor, *, time: int) -> Slots:
+        """Rows of ``codes``, which hold one value a key and row; ``time`` is the batch's latest, in microseconds."""
+        keys, things = codes.keys(), codes.stride()
+        code_N = dict(zip(keys, codes.values().numpy().reshape(len(keys), things), strict=True))
+        row_NF = np.zeros((things, len(self.features)), dtype=np.int64)
+        evicted = [np.zeros(0, dtype=np.int64)]
+        for index, (name, ids) in enumerate(self.tables()):
+            if self.training:
+                slot_N, freed = ids.admit(code_N[name], time=time)
+                evicted.append(freed + self.first_row[name])
+            else:
+                slot_N = ids.lookup(code_N[name])
+            row_NF[:, index] = slot_N + self.first_row[name]
         return Slots(
-            row_M=torch.from_numpy(distinct),
-            place_NF=torch.from_numpy(place.reshape(-1, len(rows))),
+            row_I=torch.from_numpy(row_NF.reshape(-1)),
+            offsets=torch.arange(things + 1) * len(self.features),
             evicted=torch.from_numpy(np.concatenate(evicted)),
         )
+
+    def collision_rates(self, code_NF: np.ndarray) -> dict[str, float]:
+        """``FEATURE/collision_rate``: the share of known codes that have no row of their own, and so share one."""
+        rates = {}
+        for (name, ids), code_N in zip(self.tables(), code_NF.T, strict=True):
+            slot_K = ids.lookup(code_N[code_N != UNKNOWN])
+            rates[f"{name}/collision_rate"] = float((slot_K == MISS).mean()) if len(slot_K) else 0.0
+        return rates
 
     def tables(self) -> list[tuple[str, IdTable]]:
         """The admission tables by feature."""
         return [(name, cast(IdTable, ids)) for name, ids in zip(self.features, self.ids, strict=True)]
 
     def statistics(self) -> dict[str, float]:
-        """``FEATURE/occupancy``, ``FEATURE/evicted`` and ``FEATURE/refused`` of every feature."""
+        """``FEATURE/occupancy``, ``.../evicted``, ``.../refused`` and ``.../collisions``, see :class:`IdTable`."""
         return {f"{name}/{key}": value for name, ids in self.tables() for key, value in ids.statistics().items()}
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchSlots:
-    """Rows of a batch's distinct items (U), and of its requests' users and contexts (B)."""
+class BatchSlots(Slots):
+    """All bags of a batch, for one look-up: its distinct items', then its requests' users' and contexts'.
 
-    items: Slots
-    users: Slots
-    context: Slots
+    Attributes:
+        counts: how many there are of each; ``table(slots).split(slots.counts)`` takes them apart.
+    """
+
+    counts: tuple[int, int, int]
 
 
 class BatchVocabulary(nn.Module):
-    """The vocabularies of items, users and context."""
+    """The vocabularies of items, users and context, their rows one after the other in one embedding table."""
 
     class Config(BaseConfig):
-        """Rows of embedding tables by feature; features not named have ``default`` rows."""
+        """Attributes:
+
+        default: rows of a feature's embedding table that are not given by ``rows``.
+        rows: by feature.
+        eviction: which ids make room: ``{policy: lru}``, ``{policy: lfu, half_life_days: 28}`` or
+            ``{policy: ttl, days: 90}``, see :mod:`foundation.hstu.eviction`.
+        """
 
         default: int = pydantic.Field(default=8192, ge=2)
-        rows: dict[str, int] = {}
+        rows: dict[str, Annotated[int, pydantic.Field(ge=2)]] = {}
+        eviction: EvictionConfig = LeastRecent.Config()
 
         def build(self, inputs: Inputs) -> "BatchVocabulary":
             return BatchVocabulary(config=self, inputs=inputs)
@@ -103,19 +125,51 @@ class BatchVocabulary(nn.Module):
         super().__init__()
 
         def vocabulary(features: list[str]) -> Vocabulary:
-            return Vocabulary({name: config.rows.get(name, config.default) for name in features})
+            capacity = {name: config.rows.get(name, config.default) for name in features}
+            return Vocabulary(capacity, eviction=config.eviction.build())
 
         self.items = vocabulary(inputs.item_features)
         self.users = vocabulary(inputs.user_features)
         self.context = vocabulary(inputs.context)
+        self.rows = sum(each.rows for each in self._kinds().values())
 
     def forward(self, batch: RequestBatch) -> BatchSlots:
         """Rows of everything categorical in ``batch``."""
+        time = int(batch.time_B.max()) if len(batch) else 0
+        codes = {"items": batch.items, "users": batch.users, "context": batch.context}
+        parts, first_row, first_bag = [], 0, 0
+        for kind, vocabulary in self._kinds().items():
+            slots = vocabulary(codes[kind], time=time)
+            parts.append((slots.row_I + first_row, slots.offsets[:-1] + first_bag, slots.evicted + first_row))
+            first_row += vocabulary.rows
+            first_bag += len(slots.row_I)
+        rows, bags, evicted = zip(*parts, strict=True)
         return BatchSlots(
-            items=self.items(batch.items), users=self.users(batch.users), context=self.context(batch.context)
+            row_I=torch.cat(rows),
+            offsets=torch.cat([*bags, torch.tensor([first_bag])]),
+            evicted=torch.cat(evicted),
+            counts=(codes["items"].stride(), len(batch), len(batch)),
         )
 
     def statistics(self) -> dict[str, float]:
-        """``KIND/FEATURE/...``, see :meth:`Vocabulary.statistics`."""
-        kinds = {"items": self.items, "users": self.users, "context": self.context}
-        return {f"{kind}/{name}": value for kind, each in kinds.items() for name, value in each.statistics().items()}
+        """``tables/KIND/FEATURE/...`` of the training so far, see :meth:`Vocabulary.statistics`."""
+        return _by_kind({kind: vocabulary.statistics() for kind, vocabulary in self._kinds().items()})
+
+    def collision_rates(self, reader: BatchReader, requests: Requests) -> dict[str, float]:
+        """``tables/KIND/FEATURE/collision_rate`` of the items, users and contexts that ``requests`` ask for.
+
+        Before a window has been trained on, that is how much of it shares a row when it is predicted.
+        """
+        codes = {
+            "items": reader.items.code[requests.item],
+            "users": reader.users.code[requests.user],
+            "context": requests.context,
+        }
+        return _by_kind({kind: each.collision_rates(codes[kind]) for kind, each in self._kinds().items()})
+
+    def _kinds(self) -> dict[str, Vocabulary]:
+        return {"items": self.items, "users": self.users, "context": self.context}
+
+
+def _by_kind(values: dict[str, dict[str, float]]) -> dict[str, float]:
+    return {f"tables/{kind}/{name}": value for kind, each in values.items() for name, value in each.items()}

@@ -53,7 +53,38 @@ def initialise_(module: nn.Module, seed: int) -> None:
         parameter.copy_(values)
 
 
-class NamedDropout(nn.Module):
+class NamedStream(nn.Module):
+    """A module whose n-th draw depends on ``(seed, name, n)`` and its kind only: the count is the whole state.
+
+    Args:
+        kind: of what is drawn; streams of two kinds never meet.
+        seed: of the run.
+        name: of the stream; two modules of one kind, name and seed draw the same.
+    """
+
+    def __init__(self, kind: str, *, seed: int, name: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.seed = seed
+        self.name = name
+        self._drawn = 0
+
+    def next_stream(self, device: torch.device) -> torch.Generator:
+        """The generator of the next draw; one a draw makes the count the state on every device."""
+        stream = torch.Generator(device=device).manual_seed(stream_seed(self.seed, self.kind, self.name, self._drawn))
+        self._drawn += 1
+        return stream
+
+    def get_state(self) -> Tensor:
+        """How many draws were made: int64 [], to be saved with the run."""
+        return torch.tensor(self._drawn, dtype=torch.int64)
+
+    def set_state(self, state: Tensor) -> None:
+        """Continue after ``get_state()``."""
+        self._drawn = int(state)
+
+
+class NamedDropout(NamedStream):
     """Dropout whose n-th mask depends on ``(seed, name, n)`` only; the identity in evaluation mode.
 
     Args:
@@ -66,21 +97,16 @@ class NamedDropout(nn.Module):
     """
 
     def __init__(self, p: float, *, seed: int, name: str) -> None:
-        super().__init__()
+        super().__init__("dropout", seed=seed, name=name)
         if not 0.0 <= p < 1.0:
             raise ValueError(f"dropout {name!r}: p must be in [0, 1), got {p}. Example: 0.1.")
         self.p = p
-        self.seed = seed
-        self.name = name
-        self._drawn = 0
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` of any shape, with entries dropped and the rest scaled by 1 / (1 - p)."""
         if not self.training or self.p == 0.0:
             return x
-        # A generator per mask makes the count the whole state, the same for every device.
-        stream = torch.Generator(device=x.device).manual_seed(stream_seed(self.seed, "dropout", self.name, self._drawn))
-        self._drawn += 1
+        stream = self.next_stream(x.device)
         return x * (self._kept(x, stream).to(x.dtype) / (1.0 - self.p))
 
     def _kept(self, x: Tensor, stream: torch.Generator) -> Tensor:
@@ -90,29 +116,21 @@ class NamedDropout(nn.Module):
         dropped_below = round(self.p * 2**16) - 2**15
         return bits.view(torch.int16)[: x.numel()].view(x.shape) >= dropped_below
 
-    def get_state(self) -> Tensor:
-        """How many masks were drawn: int64 [], to be saved with the run."""
-        return torch.tensor(self._drawn, dtype=torch.int64)
-
-    def set_state(self, state: Tensor) -> None:
-        """Continue after ``get_state()``."""
-        self._drawn = int(state)
-
     def extra_repr(self) -> str:
         return f"p={self.p}, seed={self.seed}, name={self.name!r}"
 
 
 def get_states(module: nn.Module) -> dict[str, Tensor]:
-    """The states of all :class:`NamedDropout` inside ``module``, by the modules' names."""
-    return {name: inner.get_state() for name, inner in module.named_modules() if isinstance(inner, NamedDropout)}
+    """The states of all :class:`NamedStream` modules inside ``module``, by the modules' names."""
+    return {name: inner.get_state() for name, inner in module.named_modules() if isinstance(inner, NamedStream)}
 
 
 def set_states(module: nn.Module, states: Mapping[str, Tensor]) -> None:
     """Restore what :func:`get_states` returned.
 
     Raises:
-        KeyError: a dropout of ``module`` has no state in ``states``.
+        KeyError: a stream of ``module`` has no state in ``states``.
     """
     for name, inner in module.named_modules():
-        if isinstance(inner, NamedDropout):
+        if isinstance(inner, NamedStream):
             inner.set_state(states[name])

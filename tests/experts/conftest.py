@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from experts.model import ExpertModel
 from foundation.hstu.layer import HSTUStack
@@ -12,21 +11,10 @@ from foundation.model import FoundationModel
 from foundation.publish import Publisher
 from hypercast.registry import Registry
 from hypercast.store.tae_log import TaeLog
-from streaming.dataset import Dataset
 from streaming.workspace import Workspace
 
 EMBEDDING = 6
 SIZES = BatchVocabulary.Config(default=128)
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session")
-def workspace(tiny_dataset: Dataset) -> Workspace:
-    return Workspace(tiny_dataset)
 
 
 @pytest.fixture(scope="session")

@@ -42,7 +42,7 @@ def built(
 def count_by_hand(config: ExpertModel.Config, workspace: Workspace, embedding: int) -> int:
     """Parameters of the model as it is built for a run, outside the embedding tables."""
     model = built(config, workspace, embedding=embedding)
-    tables = {id(p) for kind in (model.items, model.users, model.context) for p in kind.parameters()}
+    tables = {id(parameter) for parameter in model.table.parameters()}
     return sum(p.numel() for p in model.parameters() if id(p) not in tables)
 
 

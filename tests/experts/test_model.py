@@ -11,6 +11,7 @@ from experts.arms import ARMS, arm_configs
 from experts.fusion import GatedFusion, TeacherFeatures
 from experts.model import ExpertModel
 from foundation.hstu.loss import masked_log_loss
+from foundation.hstu.optimiser import ModelOptimiser
 from foundation.hstu.vocabulary import BatchVocabulary
 from streaming.batch import BatchReader, RequestBatch
 from streaming.requests import Requests, Supervision
@@ -74,12 +75,10 @@ def arm(
         small, fusion=GatedFusion.Config(width=4), cross_history=CROSS, inputs=workspace.inputs, embedding=embedding
     )
     made = arm_of(configs[request.param], workspace, sizes, embedding=embedding, seed=0)
-    optimiser = torch.optim.SGD(made.model.parameters(), lr=0.5)
+    optimiser = ModelOptimiser.Config(learning_rate=0.05, table_learning_rate=0.5).build(made.model)
     for batch in reader.batches(workspace.requests(2).on_surface(1), size=20, **LABELLED):
-        optimiser.zero_grad()
         logit = made(batch, teacher(batch, embedding))
-        masked_log_loss(logit, batch.labels.label_CT, batch.labels.known_CT).backward()
-        optimiser.step()
+        optimiser.step(masked_log_loss(logit, batch.labels.label_CT, batch.labels.known_CT))
     made.model.eval()
     made.vocabulary.eval()
     return made

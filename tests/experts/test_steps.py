@@ -220,7 +220,7 @@ def test_a_checkpoint_continues_bit_identically(learner: MakeLearner, windows: l
 
 def test_the_prediction_table(learner: MakeLearner, windows: list[Window], workspace: Workspace) -> None:
     made, window = learner(), windows[1]
-    coverage = made.evaluate(window)
+    told = made.evaluate(window)
     table = predicted(made, window)
     requests = workspace.requests(window.index).on_surface(1)
     owner = requests.owner
@@ -240,7 +240,8 @@ def test_the_prediction_table(learner: MakeLearner, windows: list[Window], works
     for name in table.column_names:
         if name.startswith("p_"):
             assert 0 < min(table[name].to_pylist()) <= max(table[name].to_pylist()) < 1
-    assert coverage == {"coverage/fresh": 1.0, "coverage/stale": 0.0, "coverage/expired": 0.0, "coverage/miss": 0.0}
+    coverage = {"coverage/fresh": 1.0, "coverage/stale": 0.0, "coverage/expired": 0.0, "coverage/miss": 0.0}
+    assert told == coverage | made.vocabulary.collision_rates(made.reader, requests)
 
 
 def test_the_head_of_the_foundation_model_is_what_it_logged(

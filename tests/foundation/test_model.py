@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from foundation.hstu.layer import HSTUStack
+from foundation.hstu.optimiser import ModelOptimiser
 from foundation.model import FoundationModel, FoundationOutput
 from hypercast.training.random import generator
 from streaming.batch import BatchReader, RequestBatch
@@ -35,11 +36,9 @@ def requests(workspace: Workspace) -> Requests:
 def trained(workspace: Workspace, small: FoundationModel.Config, reader: BatchReader) -> FoundationModel:
     """After a few steps that make every embedding and bias count."""
     model = small.build(inputs=workspace.inputs, seed=0).train()
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.5)
+    optimiser = ModelOptimiser.Config(learning_rate=0.05, table_learning_rate=0.5).build(model)
     for batch in reader.batches(workspace.requests(2), size=20, **LABELLED):
-        optimiser.zero_grad()
-        model.loss(model(batch), batch, surface_weight=1.0).backward()
-        optimiser.step()
+        optimiser.step(model.loss(model(batch), batch, surface_weight=1.0))
     return model.eval()
 
 

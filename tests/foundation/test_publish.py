@@ -247,7 +247,9 @@ def test_the_first_window_gets_the_untrained_model(
     metrics = learner.evaluate(first)
     (snapshot,) = made.registry.list("FM")
     assert snapshot.watermark == first.start
-    assert metrics == {"published_rows": float(len(workspace.requests(first.index).item))}
+    assert metrics["published_rows"] == len(workspace.requests(first.index).item)
+    collisions = {value for name, value in metrics.items() if name.endswith("collision_rate")}
+    assert collisions == {1.0}  # no id has a row yet
 
 
 def test_a_learner_continues_with_the_same_bits(

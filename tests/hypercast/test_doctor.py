@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from foundation.hstu.attention import dispatch
+from foundation.hstu.attention.cpu import build
 from hypercast import doctor
 
 
@@ -158,10 +160,37 @@ def test_a_version_outside_the_range():
 
 
 def test_no_compiler(monkeypatch):
-    monkeypatch.setenv("CXX", "/no/such/compiler")
+    monkeypatch.setenv("CXX", "/no/such/compiler -O2")
     [finding] = doctor.compiler()
     assert finding.status == "warn"
-    assert "/no/such/compiler" in finding.detail
+    assert "/no/such/compiler is not a program" in finding.detail
+    assert "g++" in finding.mend
+
+
+def test_the_compiler_named(monkeypatch):
+    monkeypatch.setenv("CXX", f"{sys.executable} --fast")
+    [finding] = doctor.compiler()
+    assert (finding.status, finding.detail) == ("ok", sys.executable)
+
+
+def test_backends_of_attention(monkeypatch):
+    states = {"reference": "available", "blockwise": "available", "cpu": "available", "triton": "no GPU"}
+    monkeypatch.setattr(dispatch, "available", lambda: states)
+    monkeypatch.setattr(build, "instruction_set", lambda: "AVX2")
+    named = by_name(doctor.attention_kernels())
+    assert {finding.status for finding in named.values()} == {"ok"}
+    assert named["attention: blockwise"].detail == "available"
+    assert named["attention: cpu"].detail == f"compiled for AVX2, in {build.cache_folder()}"
+    assert named["attention: triton"].detail == "not here: no GPU"
+
+
+def test_kernels_that_cannot_be_compiled_say_what_takes_over(monkeypatch):
+    monkeypatch.setattr(dispatch, "available", lambda: {"cpu": "no C++ compiler (c++): install one"})
+    [finding] = doctor.attention_kernels()
+    assert finding.status == "warn"
+    assert "no C++ compiler (c++): install one" in finding.detail
+    assert "blockwise PyTorch path takes over" in finding.detail
+    assert "hypercast doctor" in finding.mend
 
 
 def test_cpu_flags():

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from foundation.hstu.attention.flops import attention_flops
-
 from foundation.hstu.attention.checks import check_values
+from foundation.hstu.attention.flops import attention_flops
 
 MODULES = {
     "cpu": "foundation.hstu.attention.cpu",

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from foundation.hstu.attention.reference import attention_mask, sequence_positions, time_buckets
+from foundation.hstu.attention.semantics import attention_mask, sequence_positions, time_buckets
 from foundation.hstu.layer import HSTULayer, HSTUStack, Sequences
 from hypercast.training.random import initialise_
 
@@ -39,7 +39,7 @@ def by_the_equations(module: HSTULayer, x_nD: Tensor, given: Sequences) -> Tenso
     u_nD, v_nD, q_nD, k_nD = (projected[:, part * WIDTH : (part + 1) * WIDTH] for part in range(4))
     position = sequence_positions(length, targets)
     bias = module.position_bias[(position[:, None] - position[None, :]).clamp(min=0)]
-    bias = bias + module.time_bias[time_buckets(given.timestamps, count=BUCKETS)]
+    bias = bias + module.time_bias[time_buckets(given.timestamps, given.timestamps, count=BUCKETS)]
     mask = attention_mask(length, targets, CONTEXT)
     size = WIDTH // HEADS
     attended = []

@@ -20,14 +20,14 @@ class Small(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.vocabulary = Vocabulary({"item": 5})
-        self.embedding = FeatureEmbedding.of(self.vocabulary, width=3)
-        self.hidden = nn.Linear(3, 4)
-        self.unused = nn.Linear(3, 2)  # has no gradient, as the parts that a batch does not reach
+        self.embedding = FeatureEmbedding.of(self.vocabulary, width=4)
+        self.hidden = nn.Linear(4, 4)
+        self.unused = nn.Linear(4, 2)  # has no gradient, as the parts that a batch does not reach
         self.head = nn.Linear(4, 1)
         initialise_(self, 0)
 
     def forward(self, codes: np.ndarray) -> Tensor:
-        embedded = self.embedding(self.vocabulary(keyed(["item"], codes[:, None])))
+        embedded = self.embedding(self.vocabulary(keyed(["item"], codes[:, None]), time=0))
         return self.head(torch.tanh(self.hidden(embedded + 0.1)))
 
 
@@ -72,10 +72,24 @@ def test_state_round_trip_gives_the_identical_next_step() -> None:
 def test_tables_belong_to_adagrad_and_the_rest_to_adamw() -> None:
     model, optimiser = made()
     dense = {id(parameter) for group in optimiser.dense.param_groups for parameter in group["params"]}
-    sparse = {id(parameter) for group in optimiser.sparse.param_groups for parameter in group["params"]}
+    sparse = {id(embedding.weight) for embedding in optimiser.sparse.embeddings}
     assert sparse == {id(model.embedding.weight)}
     assert dense | sparse == {id(parameter) for parameter in model.parameters()}
     assert not dense & sparse
+
+
+def test_the_first_step_of_a_row_is_as_long_as_the_tables_learning_rate() -> None:
+    model, optimiser = made(table_learning_rate=0.3)
+    step(model, optimiser, np.array([1, 2, 2]))
+    length = model.embedding.weight.detach().square().mean(1).sqrt()
+    assert length.tolist() == pytest.approx([0.0, 0.3, 0.3, 0.0, 0.0])
+
+
+def test_the_state_holds_the_learning_rates() -> None:
+    state = made(table_learning_rate=0.3)[1].state_dict()
+    _, other = made(table_learning_rate=0.1)
+    other.load_state_dict(state)
+    assert other.sparse.embeddings[0].learning_rate == pytest.approx(0.3)
 
 
 def test_training_lowers_the_loss() -> None:

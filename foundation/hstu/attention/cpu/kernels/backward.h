@@ -75,8 +75,12 @@ class Backward {
     const Rows<T> v = problem_.rows(inputs_.v, {}, item.sequence, item.head);
     const Rows<T> grad = problem_.rows(inputs_.grad, {}, item.sequence, item.head);
     pack_rows(sequence, item, q, grad);
-    for (int64_t k0 = item.begin; k0 < item.end; k0 += kBlock) {
-      keys(sequence, bias, item.head, k0, std::min(k0 + kBlock, item.end), k, v, tables);
+    for (int64_t k0 = item.begin; k0 < item.end; k0 += kGroup * kBlock) {
+      take_keys(k, v, k0, std::min(k0 + kGroup * kBlock, item.end));
+      for (RowBlock& rows : rows_) {
+        for (KeyBlock& keys : group_) add(sequence, bias, rows, keys, tables);
+      }
+      for (const KeyBlock& keys : group_) write(sequence, item.head, keys);
     }
     tables.end();
     write_dq(sequence, item);
@@ -90,10 +94,18 @@ class Backward {
  private:
   // One block of rows in the four layouts that products read, and the sums of its dQ'.
   struct RowBlock {
-    bool seen = false;
-    bool started = false;
+    int64_t begin, end;
+    bool seen, started;
     Operand<T> q_transposed, grad_transposed, q, grad;
     float* dq_transposed;
+  };
+
+  // One block of keys with their values, and the sums of their gradients.
+  struct KeyBlock {
+    int64_t begin, end;
+    Operand<T> key, value, key_transposed;
+    float *dk, *dv;
+    bool started;
   };
 
   void pack_rows(const Sequence& sequence, const Item& item, const Rows<T>& q, const Rows<T>& grad) {
@@ -102,10 +114,10 @@ class Backward {
     T* q_memory = q_memory_.at_least(2 * blocks * q_size);
     T* grad_memory = grad_memory_.at_least(2 * blocks * grad_size);
     float* dq_memory = dq_memory_.at_least(blocks * kBlock * width_);
-    blocks_.assign(blocks, {});
+    rows_.assign(blocks, {});
     for (int64_t block = 0; block < blocks; ++block) {
-      const int64_t r0 = block * kBlock, r1 = std::min(r0 + kBlock, sequence.length);
-      RowBlock& made = blocks_[block];
+      RowBlock& made = rows_[block];
+      const int64_t r0 = made.begin = block * kBlock, r1 = made.end = std::min(r0 + kBlock, sequence.length);
       made.seen = item.begin < item.end && sequence.any_seen(r0, r1, item.begin, item.end);
       if (!made.seen) continue;
       made.q_transposed = as_right_transposed(q, r0, r1, width_, q_memory + 2 * block * q_size);
@@ -116,58 +128,69 @@ class Backward {
     }
   }
 
-  void keys(const Sequence& sequence, const SequenceBias& bias, int64_t head, int64_t k0, int64_t k1, const Rows<T>& k,
-            const Rows<T>& v, BiasGradient& tables) {
-    const int64_t count = k1 - k0, padded = round_up(count, kTile);
-    const Operand<T> key = as_rows(k, k0, k1, width_, key_memory_.at_least(kBlock * inner<T>(width_)));
-    const Operand<T> value = as_rows(v, k0, k1, values_, value_memory_.at_least(kBlock * inner<T>(values_)));
-    const Operand<T> key_transposed = as_left_transposed(k, k0, k1, width_, transposed_memory_.at_least(kBlock * width_));
-    float* dk = dk_.at_least(kBlock * width_);
-    float* dv = dv_.at_least(kBlock * values_);
+  void take_keys(const Rows<T>& k, const Rows<T>& v, int64_t begin, int64_t end) {
+    const int64_t key_size = kBlock * inner<T>(width_), value_size = kBlock * inner<T>(values_);
+    T* keys = key_memory_.at_least(kGroup * key_size);
+    T* values = value_memory_.at_least(kGroup * value_size);
+    T* transposed = transposed_memory_.at_least(kGroup * key_size);
+    float* dk = dk_.at_least(kGroup * kBlock * width_);
+    float* dv = dv_.at_least(kGroup * kBlock * values_);
+    group_.clear();
+    for (int64_t block = 0; begin + block * kBlock < end; ++block) {
+      const int64_t k0 = begin + block * kBlock, k1 = std::min(k0 + kBlock, end);
+      group_.push_back({k0, k1, as_rows(k, k0, k1, width_, keys + block * key_size),
+                        as_rows(v, k0, k1, values_, values + block * value_size),
+                        as_left_transposed(k, k0, k1, width_, transposed + block * key_size),
+                        dk + block * kBlock * width_, dv + block * kBlock * values_, false});
+    }
+  }
+
+  void add(const Sequence& sequence, const SequenceBias& bias, RowBlock& row, KeyBlock& key, BiasGradient& tables) {
+    const int64_t r0 = row.begin, r1 = row.end, k0 = key.begin, k1 = key.end;
+    if (!row.seen || !sequence.any_seen(r0, r1, k0, k1)) return;
+    const int64_t rows = round_up(r1 - r0, kTile), keys = round_up(k1 - k0, kTile);
     float* scores = scores_.at_least(kBlock * kBlock);
     float* gradient = gradient_.at_least(kBlock * kBlock);
     float* biases = bias.any() ? biases_.block() : nullptr;
     int32_t* buckets = buckets_.at_least(kBlock * kBlock);
     int32_t common[kBlock];
-    bool started = false;
-    for (size_t block = 0; block < blocks_.size(); ++block) {
-      RowBlock& row = blocks_[block];
-      const int64_t r0 = static_cast<int64_t>(block) * kBlock, r1 = std::min(r0 + kBlock, sequence.length);
-      if (!row.seen || !sequence.any_seen(r0, r1, k0, k1)) continue;
-      const int64_t rows = round_up(r1 - r0, kTile);
-      product(padded, rows, inner<T>(width_), key.data, key.stride, row.q_transposed.data, row.q_transposed.stride,
-              scores, kBlock, false);
-      product(padded, rows, inner<T>(values_), value.data, value.stride, row.grad_transposed.data,
-              row.grad_transposed.stride, gradient, kBlock, false);
-      if (biases) {
-        for (int64_t j = 0; j < count; ++j) {
-          common[j] = bias.of_key(k0 + j, r0, r1 - r0, biases + j * kBlock, buckets + j * kBlock);
-        }
+    product(keys, rows, inner<T>(width_), key.key.data, key.key.stride, row.q_transposed.data, row.q_transposed.stride,
+            scores, kBlock, false);
+    product(keys, rows, inner<T>(values_), key.value.data, key.value.stride, row.grad_transposed.data,
+            row.grad_transposed.stride, gradient, kBlock, false);
+    if (biases) {
+      for (int64_t k = k0, at = 0; k < k1; ++k, at += kBlock) {
+        common[k - k0] = bias.of_key(k, r0, r1 - r0, biases + at, buckets + at);
       }
-      differentiate(scores, gradient, biases, problem_.scale, padded, rows);
-      if (!sequence.all_seen(r0, r1, k0, k1)) {
-        mask(sequence, k0, k1, r0, rows, scores);
-        mask(sequence, k0, k1, r0, rows, gradient);
-      }
-      if (biases) {
-        for (int64_t j = 0; j < count; ++j) {
-          tables.add(k0 + j, r0, r1 - r0, gradient + j * kBlock, common[j], buckets + j * kBlock);
-        }
-      }
-      const T *weights, *left, *right;
-      as_operands(scores, gradient, padded, rows, weights, left, right);
-      product(padded, values_, rows, weights, kBlock, row.grad.data, row.grad.stride, dv, values_, started);
-      product(padded, width_, rows, left, kBlock, row.q.data, row.q.stride, dk, width_, started);
-      product(width_, rows, padded, key_transposed.data, key_transposed.stride, right, kBlock, row.dq_transposed, kBlock,
-              row.started);
-      started = row.started = true;
     }
+    differentiate(scores, gradient, biases, problem_.scale, keys, rows);
+    if (!sequence.all_seen(r0, r1, k0, k1)) {
+      mask(sequence, k0, k1, r0, rows, scores);
+      mask(sequence, k0, k1, r0, rows, gradient);
+    }
+    if (biases) {
+      for (int64_t k = k0, at = 0; k < k1; ++k, at += kBlock) {
+        tables.add(k, r0, r1 - r0, gradient + at, common[k - k0], buckets + at);
+      }
+    }
+    const T *weights, *left, *right;
+    as_operands(scores, gradient, keys, rows, weights, left, right);
+    product(keys, values_, rows, weights, kBlock, row.grad.data, row.grad.stride, key.dv, values_, key.started);
+    product(keys, width_, rows, left, kBlock, row.q.data, row.q.stride, key.dk, width_, key.started);
+    product(width_, rows, keys, key.key_transposed.data, key.key_transposed.stride, right, kBlock, row.dq_transposed,
+            kBlock, row.started);
+    key.started = row.started = true;
+  }
+
+  void write(const Sequence& sequence, int64_t head, const KeyBlock& key) {
     const float factor = problem_.scale * problem_.inverse_divisor;
-    for (int64_t j = 0; j < count; ++j) {
-      const int64_t at = (sequence.rows_begin + k0 + j) * problem_.heads + head;
-      for (int64_t c = 0; c < width_; ++c) outputs_.dk[at * width_ + c] = static_cast<T>(started ? dk[j * width_ + c] * factor : 0.0f);
+    for (int64_t k = key.begin; k < key.end; ++k) {
+      const int64_t at = (sequence.rows_begin + k) * problem_.heads + head;
+      const float *dk = key.dk + (k - key.begin) * width_, *dv = key.dv + (k - key.begin) * values_;
+      T *to_k = outputs_.dk + at * width_, *to_v = outputs_.dv + at * values_;
+      for (int64_t c = 0; c < width_; ++c) to_k[c] = static_cast<T>(key.started ? dk[c] * factor : 0.0f);
       for (int64_t c = 0; c < values_; ++c) {
-        outputs_.dv[at * values_ + c] = static_cast<T>(started ? dv[j * values_ + c] * problem_.inverse_divisor : 0.0f);
+        to_v[c] = static_cast<T>(key.started ? dv[c] * problem_.inverse_divisor : 0.0f);
       }
     }
   }
@@ -211,13 +234,11 @@ class Backward {
 
   void write_dq(const Sequence& sequence, const Item& item) {
     const float factor = problem_.scale * problem_.inverse_divisor;
-    for (size_t block = 0; block < blocks_.size(); ++block) {
-      const RowBlock& row = blocks_[block];
-      const int64_t r0 = static_cast<int64_t>(block) * kBlock, r1 = std::min(r0 + kBlock, sequence.length);
-      for (int64_t r = r0; r < r1; ++r) {
+    for (const RowBlock& row : rows_) {
+      for (int64_t r = row.begin; r < row.end; ++r) {
         float* out = dq_row(sequence, item.head, item.chunk, r);
         for (int64_t c = 0; c < width_; ++c) {
-          out[c] = row.started ? row.dq_transposed[c * kBlock + r - r0] * factor : 0.0f;
+          out[c] = row.started ? row.dq_transposed[c * kBlock + r - row.begin] * factor : 0.0f;
         }
       }
     }
@@ -249,7 +270,8 @@ class Backward {
   const BackwardOutputs<T>& outputs_;
   std::vector<BiasGradient>& slots_;
   const int64_t width_, values_;
-  std::vector<RowBlock> blocks_;
+  std::vector<RowBlock> rows_;
+  std::vector<KeyBlock> group_;
   Scratch<float> scores_{0}, gradient_{1}, biases_{2}, dk_{3}, dv_{4}, dq_memory_{5};
   Scratch<T> key_memory_{6}, value_memory_{7}, transposed_memory_{8}, rounded_{9}, q_memory_{10}, grad_memory_{11};
   Scratch<int32_t> buckets_{12};

@@ -63,14 +63,28 @@ class Forward {
     const Rows<T> k = problem_.rows(inputs_.k, inputs_.k_cache, item.sequence, item.head);
     const Rows<T> v = problem_.rows(inputs_.v, inputs_.v_cache, item.sequence, item.head);
     pack_keys(sequence, item, k, v);
-    for (int64_t r0 = item.begin; r0 < item.end; r0 += kBlock) {
-      rows(sequence, bias, item.head, r0, std::min(r0 + kBlock, item.end), q, k, v);
+    for (int64_t r0 = item.begin; r0 < item.end; r0 += kGroup * kBlock) {
+      const int64_t r1 = std::min(r0 + kGroup * kBlock, item.end);
+      take_rows(sequence, q, r0, r1);
+      const int64_t end = sequence.seen_end(r1 - 1);
+      for (int64_t k0 = 0; k0 < end; k0 += kBlock) {
+        for (RowBlock& rows : group_) add_keys(sequence, bias, rows, k0, std::min(k0 + kBlock, key_end_));
+      }
+      for (const RowBlock& rows : group_) write(sequence, bias, item.head, rows, q, k, v);
     }
   }
 
  private:
+  // A block of queries, and the sums of their output.
+  struct RowBlock {
+    int64_t begin, end;
+    Operand<T> query;
+    float* sums;
+    bool started;
+  };
+
   void pack_keys(const Sequence& sequence, const Item& item, const Rows<T>& k, const Rows<T>& v) {
-    const int64_t end = sequence.seen_end(item.end - 1);
+    const int64_t end = key_end_ = sequence.seen_end(item.end - 1);
     const int64_t blocks = round_up(end, kBlock) / kBlock;
     const int64_t key_size = inner<T>(problem_.width) * kBlock, value_size = kBlock * inner<T>(problem_.value_width);
     T* key_memory = keys_.at_least(blocks * key_size);
@@ -85,49 +99,51 @@ class Forward {
     }
   }
 
-  void rows(const Sequence& sequence, const SequenceBias& bias, int64_t head, int64_t r0, int64_t r1, const Rows<T>& q,
-            const Rows<T>& k, const Rows<T>& v) {
-    const int64_t count = r1 - r0, padded = round_up(count, kTile), width = problem_.value_width;
-    const Operand<T> query =
-        as_rows(q, r0 - sequence.first_row, r1 - sequence.first_row, problem_.width, query_.at_least(kBlock * inner<T>(problem_.width)));
+  void take_rows(const Sequence& sequence, const Rows<T>& q, int64_t begin, int64_t end) {
+    const int64_t query_size = kBlock * inner<T>(problem_.width), sum_size = kBlock * problem_.value_width;
+    T* queries = query_.at_least(kGroup * query_size);
+    float* sums = sums_.at_least(kGroup * sum_size);
+    group_.clear();
+    for (int64_t r0 = begin; r0 < end; r0 += kBlock, queries += query_size, sums += sum_size) {
+      const int64_t r1 = std::min(r0 + kBlock, end), stored = sequence.first_row;
+      group_.push_back({r0, r1, as_rows(q, r0 - stored, r1 - stored, problem_.width, queries), sums, false});
+    }
+  }
+
+  void add_keys(const Sequence& sequence, const SequenceBias& bias, RowBlock& rows, int64_t k0, int64_t k1) {
+    const int64_t r0 = rows.begin, r1 = rows.end;
+    if (!sequence.any_seen(r0, r1, k0, k1)) return;
+    const int64_t padded = round_up(r1 - r0, kTile), keys = round_up(k1 - k0, kTile), width = problem_.value_width;
+    const Operand<T>&key = key_[k0 / kBlock], &value = value_[k0 / kBlock];
     float* scores = scores_.at_least(kBlock * kBlock);
     float* biases = bias.any() ? biases_.block() : nullptr;
-    float* sums = sums_.at_least(kBlock * width);
-    bool started = false;
-    const int64_t end = sequence.seen_end(r1 - 1);
-    for (int64_t k0 = 0; k0 < end; k0 += kBlock) {
-      const int64_t k1 = std::min(k0 + kBlock, end);
-      if (!sequence.any_seen(r0, r1, k0, k1)) continue;
-      const int64_t keys = round_up(k1 - k0, kTile);
-      const Operand<T>&key = key_[k0 / kBlock], &value = value_[k0 / kBlock];
-      product(padded, keys, inner<T>(problem_.width), query.data, query.stride, key.data, key.stride, scores, kBlock, false);
-      if (biases) {
-        for (int64_t r = 0; r < count; ++r) bias.of_row(r0 + r, k0, keys, biases + r * kBlock);
-      }
-      T* weights = weights_of(scores);
-      activate(scores, biases, problem_.scale, padded, keys, weights);
-      if (!sequence.all_seen(r0, r1, k0, k1)) mask(sequence, r0, r1, k0, keys, weights);
-      product(padded, width, keys, weights, kBlock, value.data, value.stride, sums, width, started);
-      started = true;
+    T* weights = weights_of(scores);
+    product(padded, keys, inner<T>(problem_.width), rows.query.data, rows.query.stride, key.data, key.stride, scores,
+            kBlock, false);
+    if (biases) {
+      for (int64_t r = r0; r < r1; ++r) bias.of_row(r, k0, keys, biases + (r - r0) * kBlock);
     }
-    for (int64_t r = r0; r < r1; ++r) {
+    activate(scores, biases, problem_.scale, padded, keys, weights);
+    if (!sequence.all_seen(r0, r1, k0, k1)) mask(sequence, r0, r1, k0, keys, weights);
+    product(padded, width, keys, weights, kBlock, value.data, value.stride, rows.sums, width, rows.started);
+    rows.started = true;
+  }
+
+  void write(const Sequence& sequence, const SequenceBias& bias, int64_t head, const RowBlock& rows, const Rows<T>& q,
+             const Rows<T>& k, const Rows<T>& v) {
+    const int64_t width = problem_.value_width;
+    for (int64_t r = rows.begin; r < rows.end; ++r) {
       const int64_t at = r - sequence.first_row;
-      T* out = out_ + ((sequence.rows_begin + at) * problem_.heads + head) * width;
-      const float* sum = sums + (r - r0) * width;
-      if (!started) std::fill(sums + (r - r0) * width, sums + (r - r0 + 1) * width, 0.0f);
-      float self = 0;
-      if (r >= sequence.history_end) {
+      float* sum = rows.sums + (r - rows.begin) * width;
+      if (!rows.started) std::fill(sum, sum + width, 0.0f);
+      if (r >= sequence.history_end) {  // a target sees itself
         const float score = dot(q.row(at), k.row(r), problem_.width) * problem_.scale + bias.of_self();
-        self = score * sigmoid(score);
+        const float weight = score * sigmoid(score);
+        const T* own = v.row(r);
+        for (int64_t c = 0; c < width; ++c) sum[c] += weight * static_cast<float>(own[c]);
       }
-      const T* own = v.row(r);
-      if (self != 0) {
-        for (int64_t c = 0; c < width; ++c) {
-          out[c] = static_cast<T>((sum[c] + self * static_cast<float>(own[c])) * problem_.inverse_divisor);
-        }
-      } else {
-        for (int64_t c = 0; c < width; ++c) out[c] = static_cast<T>(sum[c] * problem_.inverse_divisor);
-      }
+      T* out = out_ + ((sequence.rows_begin + at) * problem_.heads + head) * width;
+      for (int64_t c = 0; c < width; ++c) out[c] = static_cast<T>(sum[c] * problem_.inverse_divisor);
     }
   }
 
@@ -154,6 +170,8 @@ class Forward {
   const ForwardInputs<T>& inputs_;
   T* out_;
   std::vector<Operand<T>> key_, value_;
+  std::vector<RowBlock> group_;
+  int64_t key_end_ = 0;
   Scratch<float> scores_{0}, biases_{1}, sums_{2};
   Scratch<T> query_{3}, keys_{4}, values_{5}, weights_{6};
 };

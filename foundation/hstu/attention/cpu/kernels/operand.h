@@ -17,6 +17,8 @@ namespace hypercast {
 
 constexpr int64_t kBlock = 64;
 constexpr int64_t kTile = 16;
+// Blocks that stay in the cache while the other side's blocks pass by, once for all of them.
+constexpr int64_t kGroup = 4;
 
 inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
