@@ -6,13 +6,13 @@ are compared too.
 """
 
 import statistics
-import time
-from collections.abc import Callable
 from dataclasses import fields
 
 import numpy as np
 import torch
 
+from benchmarks.options import Options, Values
+from benchmarks.timing import in_turn, ratios
 from foundation.hstu.attention.dispatch import choose
 from foundation.hstu.layer import HSTUStack
 from foundation.hstu.vocabulary import BatchVocabulary
@@ -26,7 +26,7 @@ HISTORY, CANDIDATES, MICRO_BATCH = 4096, 1024, 64
 LAYERS, HEADS, WIDTH = 4, 4, 256
 FORWARDS = 8
 """Of the 1,024 forwards for one candidate each, how many are timed in a round; their mean stands for all."""
-ROUNDS = 5
+ROUNDS = 7
 INPUTS = Inputs(
     item_features=["item_id"],
     user_features=["user_id"],
@@ -39,7 +39,7 @@ INPUTS = Inputs(
 
 
 @torch.no_grad()
-def measure() -> dict[str, float | str]:
+def measure(_: Options) -> Values:
     """Each round times the three ways in turn, and a ratio is one round's; the median over the rounds is reported."""
     singles = range(0, CANDIDATES, CANDIDATES // FORWARDS)
     whole = request(range(CANDIDATES))
@@ -56,16 +56,18 @@ def measure() -> dict[str, float | str]:
         relative_difference(scores, by_kind(uncached(parts))),
         relative_difference([kind[list(singles)] for kind in scores], by_kind(uncached(one_each))),
     )
-    cached, per_candidate, per_part = [], [], []
-    for _ in range(ROUNDS):
-        cached.append(timed(lambda: scorer.score(whole)))
-        per_candidate.append(timed(lambda: uncached(one_each)) / len(one_each) * CANDIDATES)
-        per_part.append(timed(lambda: uncached(parts)))
+    seconds = in_turn(
+        ROUNDS,
+        cached=lambda: scorer.score(whole),
+        each=lambda: uncached(one_each),
+        parts=lambda: uncached(parts),
+    )
+    every = [CANDIDATES / len(one_each) * each for each in seconds["each"]]
     return {
-        **ratios("vs_forward_per_candidate", per_candidate, cached),
-        **ratios("vs_reencode_per_microbatch", per_part, cached),
+        **ratios("vs_forward_per_candidate", every, seconds["cached"]),
+        **ratios("vs_reencode_per_microbatch", seconds["parts"], seconds["cached"]),
         "max_rel_diff": difference,
-        "candidates_per_second": round(CANDIDATES / statistics.median(cached), 1),
+        "candidates_per_second": round(CANDIDATES / statistics.median(seconds["cached"]), 1),
         "attention_backend": choose(torch.device("cpu"), torch.float32),
     }
 
@@ -124,15 +126,3 @@ def relative_difference(actual: list[torch.Tensor], expected: list[torch.Tensor]
     """The largest difference against the largest value, of the kind where that is worst."""
     pairs = zip(actual, expected, strict=True)
     return max(float((mine - theirs).abs().max() / theirs.abs().max()) for mine, theirs in pairs)
-
-
-def ratios(key: str, slow: list[float], fast: list[float]) -> dict[str, float]:
-    each = [a / b for a, b in zip(slow, fast, strict=True)]
-    values = {key: statistics.median(each), f"{key}_min": min(each), f"{key}_max": max(each)}
-    return {name: round(value, 2) for name, value in values.items()}
-
-
-def timed(work: Callable[[], object]) -> float:
-    begun = time.perf_counter()
-    work()
-    return time.perf_counter() - begun
