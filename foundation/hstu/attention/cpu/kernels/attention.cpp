@@ -108,9 +108,10 @@ Tensor forward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& 
 
 // Several chunks of keys per head where there are too few heads of sequences to share among threads.
 int64_t key_chunks(const Problem& problem) {
+  if (problem.sequences * problem.heads >= kMaximumChunks * kMaximumChunks) return 1;
   int64_t longest = 0;
   for (int64_t b = 0; b < problem.sequences; ++b) longest = std::max(longest, problem.sequence(b).length);
-  return problem.sequences * problem.heads < 16 && longest >= 2048 ? 4 : 1;
+  return std::clamp<int64_t>(longest / kChunk, 1, kMaximumChunks);
 }
 
 template <typename T>

@@ -19,7 +19,8 @@
 namespace hypercast {
 
 constexpr int64_t kSlots = 64;
-constexpr int64_t kChunk = 2048;  // query rows of one forward item
+constexpr int64_t kChunk = 2048;        // query rows of one forward item, and about as many keys of a backward one
+constexpr int64_t kMaximumChunks = 4;  // each holds sums of dQ of its own, so memory stays linear in tokens
 
 // A [tokens, heads, width] tensor with contiguous rows, for reading.
 template <typename T>
