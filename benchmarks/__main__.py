@@ -10,22 +10,32 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import journey, machine
-from streaming.errors import ConfigError
+from benchmarks import attention, dirichlet, journey, machine, mfalcon, ml1m, training
+from benchmarks.options import Options, Values
+from streaming.errors import ConfigError, UserError
 from streaming.files import write_text
 
-MEASUREMENTS: dict[str, Callable[[], dict[str, float]]] = {"journey": journey.measure}
+MEASUREMENTS: dict[str, Callable[[Options], Values]] = {
+    "attention": attention.measure,
+    "dirichlet": dirichlet.measure,
+    "journey": lambda _: dict(journey.measure()),
+    "mfalcon": mfalcon.measure,
+    "ml1m": ml1m.measure,
+    "training": training.measure,
+}
 
 
 def main(
     name: Annotated[str, typer.Argument(help=f"One of: {', '.join(MEASUREMENTS)}.")],
     json_file: Annotated[Path | None, typer.Option("--json", help="File for one flat JSON object.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Data set, for ml1m: ratings.dat or a Parquet file.")] = None,
+    work: Annotated[Path | None, typer.Option(help="Folder for finished trainings; a second run reads them.")] = None,
 ) -> None:
     """Measure NAME on this machine."""
     if name not in MEASUREMENTS:
         raise ConfigError(f"no measurement '{name}'; allowed are {', '.join(MEASUREMENTS)}. Example: journey")
     begun = time.perf_counter()
-    values = {**MEASUREMENTS[name](), **machine.facts()}
+    values = {**MEASUREMENTS[name](Options(data=data, work=work)), **machine.facts()}
     values["seconds"] = round(time.perf_counter() - begun, 1)
     table = Table("measure", "value")
     for key, value in values.items():
@@ -35,5 +45,14 @@ def main(
         write_text(json_file, json.dumps(values, indent=1) + "\n")
 
 
+def run() -> None:
+    """The command line; errors that a user can act on come without a traceback."""
+    try:
+        typer.run(main)
+    except UserError as error:
+        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False)
+        raise SystemExit(2) from None
+
+
 if __name__ == "__main__":
-    typer.run(main)
+    run()

@@ -1,0 +1,1 @@
+"""Next-item prediction over sequences of items: what the offline benchmarks of sequence encoders share."""
