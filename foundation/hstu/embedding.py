@@ -125,7 +125,7 @@ class RowWiseAdagrad:
 def _table_batched(rows: int, width: int, device: torch.device) -> SplitTableBatchedEmbeddingBagsCodegen:
     """One table of zeros on ``device``, with exact row-wise Adagrad at learning rate 0 in its backward pass."""
     location, compute = placement(device)
-    table = SplitTableBatchedEmbeddingBagsCodegen(
+    return SplitTableBatchedEmbeddingBagsCodegen(
         [(rows, width, location, compute)],
         optimizer=EmbOptimType.EXACT_ROWWISE_ADAGRAD,
         learning_rate=0.0,
@@ -136,8 +136,6 @@ def _table_batched(rows: int, width: int, device: torch.device) -> SplitTableBat
         bounds_check_mode=BoundsCheckMode.NONE if compute == ComputeDevice.CPU else BoundsCheckMode.FATAL,
         device=device,
     )
-    table.split_embedding_weights()[0].zero_()
-    return table
 
 
 def placement(device: torch.device) -> tuple[EmbeddingLocation, ComputeDevice]:

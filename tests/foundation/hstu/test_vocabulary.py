@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from foundation.hstu.eviction import DAY
 from foundation.hstu.vocabulary import BatchVocabulary, Slots, Vocabulary
 from streaming.batch import keyed
 from streaming.workspace import Workspace
@@ -148,14 +149,18 @@ def test_evicted_rows_are_those_of_the_one_table(workspace: Workspace) -> None:
     assert told["tables/items/item_id/refused"] > 0  # more items in a batch than rows
 
 
-def test_the_clock_is_the_latest_time_of_the_batch(workspace: Workspace) -> None:
-    config = BatchVocabulary.Config.model_validate({"eviction": {"policy": "ttl", "days": 1}})
-    vocabulary = config.build(workspace.inputs).train()
-    batch = workspace.reader({"all": (workspace.engagements, 5)}).batch(workspace.requests(2).slice(0, 9))
-    vocabulary(batch)
+def test_ids_give_way_as_configured_by_the_latest_time_of_the_batch(workspace: Workspace) -> None:
+    reader = workspace.reader({"all": (workspace.engagements, 5)})
+    early, batch = (reader.batch(workspace.requests(window).slice(0, 9)) for window in (1, 2))
+    span = int(batch.time_B.max() - early.time_B.max()) / DAY
+    for days, expired in ((0.99 * span, True), (1.01 * span, False)):
+        config = BatchVocabulary.Config.model_validate({"eviction": {"policy": "ttl", "days": days}})
+        vocabulary = config.build(workspace.inputs).train()
+        vocabulary(early)
+        assert (len(vocabulary(batch).evicted) > 0) == expired
     clocks = {name: tensor for name, tensor in vocabulary.state_dict().items() if name.endswith("clock")}
     assert len(clocks) > 3
-    assert all(clock.tolist() == [1, int(batch.time_B.max())] for clock in clocks.values())
+    assert all(clock.tolist() == [2, int(batch.time_B.max())] for clock in clocks.values())
 
 
 def test_collisions_of_what_is_asked_for(workspace: Workspace) -> None:
