@@ -110,7 +110,7 @@ class NamedDropout(NamedStream):
         return x * (self._kept(x, stream).to(x.dtype) / (1.0 - self.p))
 
     def _kept(self, x: Tensor, stream: torch.Generator) -> Tensor:
-        """Bool of the shape of ``x``. Four entries share a draw of 64 bits, since drawing takes the most time of all."""
+        """Bool of the shape of ``x``. Four entries share a draw of 64 bits: drawing takes the most time."""
         bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device)
         bits.random_(-(2**63), None, generator=stream)
         dropped_below = round(self.p * 2**16) - 2**15
