@@ -128,7 +128,11 @@ def measure(_: Options) -> Values:
         for at in (10, 50):
             found.setdefault(f"hr{at}_ceiling", []).append(float(ceiling[at][len(train) :].mean()))
         for name, encoder in MODELS.items():
-            hits = _hit_rates(Recipe(encoder=encoder, epochs=1, seed=seed, length=LENGTH), train, test)
+            hits = _hit_rates(
+                Recipe(encoder=encoder, epochs=1, seed=seed, length=LENGTH, learning_rate=1e-3, averaging=0.0),
+                train,
+                test,
+            )
             for at, value in hits.items():
                 found.setdefault(f"hr{at}_{name}", []).append(value)
     values: Values = {"records": RECORDS, "seeds": len(SEEDS)}
@@ -141,7 +145,7 @@ def measure(_: Options) -> Values:
 def _hit_rates(recipe: Recipe, train: ItemSequences, test: ItemSequences) -> dict[int, float]:
     trainer = SequenceTrainer(recipe=recipe, items=train.items)
     loss, seconds = trainer.epoch(train, np.arange(len(train)), held_out=0)
-    ranks = held_out_ranks(trainer.model, test, held_out=1, seen_compete=True)
+    ranks = held_out_ranks(trainer.averaged, test, held_out=1, seen_compete=True)
     hits = {at: hit_rate(ranks, at) for at in (10, 50)}
     logger.info(f"{recipe.encoder.kind}, seed {recipe.seed}: {seconds:.3f} s a step, loss {loss:.4f}, hit rates {hits}")
     return hits

@@ -93,7 +93,7 @@ class Runs:
             steps.append(seconds)
             shown = f"epoch {epoch} of {recipe.epochs}, {seconds:.3f} s a step, loss {loss:.4f}"
             if epoch % every == 0 or epoch == recipe.epochs:
-                ranks = held_out_ranks(trainer.model, self.data, held_out=held_out)
+                ranks = held_out_ranks(trainer.averaged, self.data, held_out=held_out)
                 evaluations.append(
                     Evaluation(
                         epoch=epoch,

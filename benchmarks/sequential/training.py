@@ -5,10 +5,12 @@ Shape legend: T tokens, N candidates of a token, S sequences.
 
 import time
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 import pydantic
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from benchmarks.sequential.encoder import SequenceEncoder
 from benchmarks.sequential.loss import sampled_softmax
@@ -29,21 +31,29 @@ class Recipe(BaseConfig):
         learning_rate: of AdamW, with ``betas`` and without weight decay.
         negatives: sampled uniformly from the catalogue for every token.
         temperature: divides the cosine of output and item.
+        averaging: decay per step of an exponential moving average of the weights, which is what gets evaluated; 0 for
+            the weights themselves.
     """
 
     encoder: SequenceEncoder.Config = SequenceEncoder.Config()
-    epochs: int = pydantic.Field(default=101, ge=1)
+    epochs: int = pydantic.Field(default=80, ge=1)
     seed: int = 0
     length: int = pydantic.Field(default=200, ge=1)
     batch: int = pydantic.Field(default=128, ge=1)
-    learning_rate: float = pydantic.Field(default=1e-3, gt=0)
+    learning_rate: float = pydantic.Field(default=2e-3, gt=0)
     betas: tuple[float, float] = (0.9, 0.98)
     negatives: int = pydantic.Field(default=128, ge=1)
     temperature: float = pydantic.Field(default=0.05, gt=0)
+    averaging: float = pydantic.Field(default=0.99, ge=0, lt=1)
 
 
 class SequenceTrainer:
-    """Holds model, optimiser and random streams of one training."""
+    """Holds model, optimiser and random streams of one training.
+
+    Attributes:
+        model: what is trained.
+        averaged: the same with the averaged weights, to be evaluated.
+    """
 
     def __init__(self, *, recipe: Recipe, items: int) -> None:
         self.recipe = recipe
@@ -52,8 +62,13 @@ class SequenceTrainer:
         self.optimiser = torch.optim.AdamW(
             self.model.parameters(), lr=recipe.learning_rate, betas=recipe.betas, weight_decay=0.0, fused=True
         )
+        self._average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.averaging))
         self._negatives = np.random.default_rng(stream_seed(recipe.seed, "negatives"))
         self._order = np.random.default_rng(stream_seed(recipe.seed, "order"))
+
+    @property
+    def averaged(self) -> SequenceEncoder:
+        return cast(SequenceEncoder, self._average.module)
 
     def step(self, batch: Batch) -> float:
         """One update; returns the loss."""
@@ -64,6 +79,7 @@ class SequenceTrainer:
         )
         loss.backward()
         self.optimiser.step()
+        self._average.update_parameters(self.model)
         return loss.item()
 
     def candidates(self, batch: Batch) -> torch.Tensor:

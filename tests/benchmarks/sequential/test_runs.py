@@ -64,3 +64,16 @@ def test_a_record_is_read_again_by_what_it_depends_on(sequences, tmp_path, monke
     ):
         with pytest.raises(pytest.fail.Exception):
             Runs(data=data, folder=tmp_path).record(recipe, held_out=held_out, every=2)
+
+
+@pytest.mark.parametrize("averaging", [0.0, 0.5])
+def test_averaged_weights_are_an_exponential_mean_over_steps(sequences, averaging):
+    recipe = RECIPE.model_copy(update={"averaging": averaging})
+    trainer = SequenceTrainer(recipe=recipe, items=sequences.items)
+    expected = None
+    for batch in sequences.batches(np.arange(len(sequences)), size=5, length=10, held_out=0):
+        trainer.step(batch)
+        weights = trainer.model.item.weight.detach().clone()
+        expected = weights if expected is None else averaging * expected + (1 - averaging) * weights
+    torch.testing.assert_close(trainer.averaged.item.weight, expected)
+    assert torch.equal(trainer.averaged.item.weight, trainer.model.item.weight) == (averaging == 0.0)
