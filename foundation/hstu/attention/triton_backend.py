@@ -26,7 +26,7 @@ from foundation.hstu.attention.triton_kernels.interpreter import interpreted, re
 
 OLDEST = (8, 0)
 """Compute capability of the oldest GPU that the kernels are written for."""
-WIDEST = 256
+WIDEST = tuning.WIDTHS[-1]
 """Of queries, keys and values: a tile must fit into registers."""
 PROGRAMS = 4 if interpreted() else 512
 """How many programs, each with tables of its own, add up the gradients of the tables."""
@@ -76,7 +76,7 @@ def forward(
         q_THD, k_THD, v_THV, offsets, num_targets, position_bias, time_bias, timestamps,
         contextual_len, max_distance, full_tail, scale,
     )  # fmt: skip
-    return _forward(q_THD, v_THV, shared | NO_CACHE, max_seq_len)
+    return _forward(tuning.forward, q_THD, v_THV, shared | NO_CACHE, max_seq_len)
 
 
 def cached(
@@ -109,7 +109,7 @@ def cached(
         "cache_time_ptr": None if cache_timestamps is None else cache_timestamps.contiguous(),
         "cache_offsets_ptr": cache_offsets.contiguous(),
     }
-    return _forward(q_THD, v_THV, shared | cache, max_seq_len)
+    return _forward(tuning.cached, q_THD, v_THV, shared | cache, max_seq_len)
 
 
 def backward(
@@ -144,11 +144,11 @@ def backward(
     return dq, dk, dv, dposition, dtime
 
 
-def _forward(q_THD: Tensor, v_THV: Tensor, arguments: dict[str, Any], max_seq_len: int) -> Tensor:
+def _forward(kernel: Any, q_THD: Tensor, v_THV: Tensor, arguments: dict[str, Any], max_seq_len: int) -> Tensor:
     out_THV = torch.empty(v_THV.shape, dtype=v_THV.dtype, device=v_THV.device)
     if out_THV.numel():
         grid = _tiles("BLOCK_M", q_THD, arguments["offsets_ptr"])
-        _launch(tuning.forward, grid, arguments, _rows("out", out_THV), share=1.0 / max_seq_len)
+        _launch(kernel, grid, arguments, _rows("out", out_THV), share=1.0 / max_seq_len)
     return out_THV
 
 
@@ -208,7 +208,10 @@ def _shared(
     if not interpreted() and q_THD.device.type != "cuda":
         raise ValueError(f"backend 'triton' computes for tensors on a CUDA device; q is on {q_THD.device}")
     if max(width, value_width) > WIDEST:
-        raise ValueError(f"backend 'triton' takes widths up to {WIDEST}; q has {width} and v {value_width}")
+        raise ValueError(
+            f"backend 'triton' takes widths up to {WIDEST} a head; q has {width} and v {value_width}. More heads, or "
+            "backend 'blockwise'"
+        )
     exact = q_THD.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
     return {
         **_rows("q", q_THD),

@@ -1,8 +1,12 @@
-"""The kernels with the block sizes to try: by generation of GPU, by how numbers are multiplied, by width.
+"""The kernels, each with the block sizes to try: by how numbers are multiplied, generation of GPU and width.
 
-Shared memory bounds them (a program of sm_80 has 163 KB, of sm_90 and sm_100 227 KB), and registers do before: a
-configuration stands here only if it compiles without spilling with every feature on, which tests hold. The first of
-each row also fits the 99 KB of the smaller GPUs of each generation.
+Shared memory bounds block sizes (163 KB for a program of sm_80, 227 KB of sm_90 and sm_100), and registers do before:
+a configuration stands here only if it compiles, with every feature on, without spilling registers to memory, which
+tests hold. The first of each row is the best guess; in rows of sm_80 it fits the 99 KB of consumer cards too, which use
+these rows.
+
+Float32 multiplied exactly (``ieee``) does not run on matrix units, and Triton keeps its operands in registers: blocks
+are tiny, and it is slow by design. Who can spare the digits sets ``torch.set_float32_matmul_precision("high")``.
 """
 
 from functools import partial
@@ -21,14 +25,142 @@ Blocks = tuple[int, int, int, int]
 """Queries and keys of a block, warps, stages."""
 
 GENERATIONS = (80, 90, 100)
-WIDTHS = (32, 64, 128, 256)
+WIDTHS = (32, 64, 128)
 
-TABLE: dict[str, dict[Kind, dict[int, dict[int, list[Blocks]]]]] = {
-    k: {d: {g: {w: [(64, 64, 4, 2)] for w in WIDTHS} for g in GENERATIONS} for d in ("bf16", "tf32", "ieee")}
-    for k in ("forward", "backward_keys", "backward_queries", "backward_biases")
+TABLE: dict[tuple[str, Kind, int], dict[int, list[Blocks]]] = {
+    ("forward", "bf16", 80): {
+        32: [(128, 32, 8, 3), (64, 32, 4, 3)],
+        64: [(128, 64, 8, 3), (64, 64, 4, 3), (128, 32, 8, 3)],
+        128: [(128, 32, 8, 3), (64, 32, 4, 3)],
+    },
+    ("forward", "bf16", 90): {
+        32: [(128, 64, 8, 3), (128, 32, 8, 3)],
+        64: [(128, 64, 8, 3), (128, 32, 8, 3)],
+        128: [(128, 32, 8, 3), (64, 32, 4, 3)],
+    },
+    ("forward", "bf16", 100): {
+        32: [(128, 32, 8, 3), (64, 32, 4, 3)],
+        64: [(128, 64, 8, 3), (128, 32, 8, 3)],
+        128: [(128, 32, 8, 3), (64, 32, 4, 3)],
+    },
+    ("forward", "tf32", 80): {
+        32: [(128, 32, 8, 3), (64, 32, 4, 3)],
+        64: [(128, 32, 8, 3), (64, 32, 4, 3)],
+        128: [(64, 32, 4, 2), (128, 32, 8, 3)],
+    },
+    ("forward", "tf32", 90): {
+        32: [(128, 32, 8, 3), (64, 32, 4, 3)],
+        64: [(128, 32, 8, 3), (64, 32, 4, 3)],
+        128: [(32, 32, 4, 2), (32, 16, 4, 2)],
+    },
+    ("forward", "tf32", 100): {
+        32: [(128, 32, 8, 3), (64, 32, 4, 3)],
+        64: [(128, 32, 8, 3), (64, 32, 4, 3)],
+        128: [(128, 32, 8, 3), (64, 32, 4, 2)],
+    },
+    ("forward", "ieee", 80): {32: [(32, 16, 4, 2)], 64: [(32, 16, 4, 2)], 128: [(16, 16, 4, 2)]},
+    ("forward", "ieee", 90): {32: [(16, 16, 4, 2)], 64: [(32, 16, 4, 2)], 128: [(16, 16, 4, 2)]},
+    ("forward", "ieee", 100): {32: [(32, 16, 4, 2)], 64: [(16, 16, 4, 2)], 128: [(16, 16, 8, 2)]},
+    ("cached", "bf16", 80): {32: [(64, 32, 4, 2)], 64: [(64, 32, 4, 2)], 128: [(64, 32, 4, 2)]},
+    ("cached", "bf16", 90): {32: [(64, 32, 4, 2)], 64: [(64, 32, 4, 2)], 128: [(64, 32, 4, 2)]},
+    ("cached", "bf16", 100): {32: [(64, 32, 4, 2)], 64: [(64, 32, 4, 2)], 128: [(64, 32, 4, 2)]},
+    ("cached", "tf32", 80): {32: [(64, 32, 4, 2)], 64: [(64, 32, 4, 2)], 128: [(32, 32, 4, 2)]},
+    ("cached", "tf32", 90): {32: [(64, 32, 4, 2)], 64: [(64, 32, 4, 2)], 128: [(32, 32, 4, 2)]},
+    ("cached", "tf32", 100): {32: [(64, 32, 4, 2)], 64: [(64, 32, 4, 2)], 128: [(32, 32, 4, 2)]},
+    ("cached", "ieee", 80): {32: [(16, 16, 4, 2)], 64: [(16, 16, 4, 2)], 128: [(16, 16, 8, 2)]},
+    ("cached", "ieee", 90): {32: [(16, 16, 4, 2)], 64: [(16, 16, 4, 2)], 128: [(16, 16, 8, 2)]},
+    ("cached", "ieee", 100): {32: [(16, 16, 4, 2)], 64: [(16, 16, 8, 2)], 128: [(16, 16, 8, 2)]},
+    ("backward_keys", "bf16", 80): {
+        32: [(32, 64, 4, 2), (16, 128, 8, 2)],
+        64: [(16, 128, 8, 2), (16, 64, 4, 2)],
+        128: [(64, 64, 8, 2), (32, 64, 8, 2)],
+    },
+    ("backward_keys", "bf16", 90): {
+        32: [(64, 64, 8, 2), (32, 64, 8, 2)],
+        64: [(64, 128, 8, 2), (64, 64, 8, 2)],
+        128: [(32, 64, 8, 2), (32, 32, 4, 2)],
+    },
+    ("backward_keys", "bf16", 100): {
+        32: [(64, 64, 8, 2), (32, 64, 4, 2)],
+        64: [(64, 64, 8, 2), (64, 128, 8, 2)],
+        128: [(64, 64, 8, 2), (32, 64, 8, 2)],
+    },
+    ("backward_keys", "tf32", 80): {
+        32: [(32, 64, 8, 2), (32, 32, 4, 2)],
+        64: [(32, 64, 8, 2), (16, 64, 4, 2)],
+        128: [(32, 32, 4, 2), (32, 64, 8, 2)],
+    },
+    ("backward_keys", "tf32", 90): {
+        32: [(32, 64, 8, 2), (16, 64, 4, 2)],
+        64: [(32, 64, 8, 2), (16, 64, 4, 2)],
+        128: [(16, 32, 4, 2)],
+    },
+    ("backward_keys", "tf32", 100): {
+        32: [(32, 64, 8, 2), (16, 16, 4, 2)],
+        64: [(32, 64, 8, 2), (16, 64, 4, 2)],
+        128: [(16, 32, 4, 2)],
+    },
+    ("backward_keys", "ieee", 80): {32: [(16, 32, 4, 2)], 64: [(16, 16, 4, 2)], 128: [(16, 16, 4, 2)]},
+    ("backward_keys", "ieee", 90): {32: [(16, 16, 4, 2)], 64: [(16, 16, 8, 2)], 128: [(16, 16, 8, 2)]},
+    ("backward_keys", "ieee", 100): {32: [(16, 16, 4, 2)], 64: [(16, 16, 8, 2)], 128: [(16, 16, 8, 2)]},
+    ("backward_queries", "bf16", 80): {
+        32: [(64, 64, 8, 2), (64, 32, 8, 2)],
+        64: [(128, 32, 8, 2), (64, 32, 4, 2)],
+        128: [(64, 64, 8, 2), (64, 32, 4, 2)],
+    },
+    ("backward_queries", "bf16", 90): {
+        32: [(128, 64, 8, 2), (64, 64, 8, 2)],
+        64: [(128, 64, 8, 2), (64, 64, 8, 2)],
+        128: [(64, 32, 8, 2), (32, 32, 4, 2)],
+    },
+    ("backward_queries", "bf16", 100): {
+        32: [(64, 64, 8, 2), (64, 32, 8, 2)],
+        64: [(128, 64, 8, 2), (64, 64, 8, 2)],
+        128: [(64, 64, 8, 2), (64, 32, 4, 2)],
+    },
+    ("backward_queries", "tf32", 80): {
+        32: [(64, 64, 8, 2), (64, 32, 4, 2)],
+        64: [(64, 32, 4, 2), (32, 32, 4, 2)],
+        128: [(32, 32, 4, 2), (64, 64, 8, 2)],
+    },
+    ("backward_queries", "tf32", 90): {
+        32: [(64, 64, 8, 2), (64, 32, 4, 2)],
+        64: [(64, 64, 8, 2), (64, 32, 4, 2)],
+        128: [(32, 32, 4, 2), (32, 16, 4, 2)],
+    },
+    ("backward_queries", "tf32", 100): {
+        32: [(64, 64, 8, 2), (64, 32, 4, 2)],
+        64: [(64, 64, 8, 2), (64, 32, 4, 2)],
+        128: [(32, 32, 4, 2), (32, 16, 4, 2)],
+    },
+    ("backward_queries", "ieee", 80): {32: [(16, 16, 8, 2)], 64: [(16, 16, 4, 2)], 128: [(16, 16, 4, 2)]},
+    ("backward_queries", "ieee", 90): {32: [(32, 16, 4, 2)], 64: [(32, 16, 4, 2)], 128: [(32, 16, 4, 2)]},
+    ("backward_queries", "ieee", 100): {32: [(32, 16, 4, 2)], 64: [(32, 16, 4, 2)], 128: [(32, 16, 4, 2)]},
+    ("backward_biases", "bf16", 80): {
+        32: [(32, 32, 4, 2)],
+        64: [(64, 64, 8, 2), (32, 32, 4, 2)],
+        128: [(32, 32, 4, 2)],
+    },
+    ("backward_biases", "bf16", 90): {
+        32: [(64, 64, 8, 2), (32, 32, 4, 2)],
+        64: [(64, 64, 8, 2), (32, 32, 4, 2)],
+        128: [(32, 32, 4, 2)],
+    },
+    ("backward_biases", "bf16", 100): {
+        32: [(32, 32, 4, 2)],
+        64: [(64, 64, 8, 2), (32, 32, 4, 2)],
+        128: [(32, 32, 4, 2)],
+    },
+    ("backward_biases", "tf32", 80): {32: [(32, 32, 4, 2)], 64: [(32, 32, 4, 2)], 128: [(16, 16, 4, 2)]},
+    ("backward_biases", "tf32", 90): {32: [(32, 32, 4, 2)], 64: [(32, 32, 4, 2)], 128: [(32, 32, 4, 2)]},
+    ("backward_biases", "tf32", 100): {32: [(32, 32, 4, 2)], 64: [(32, 32, 4, 2)], 128: [(32, 32, 4, 2)]},
+    ("backward_biases", "ieee", 80): {32: [(32, 32, 8, 2)], 64: [(32, 32, 8, 2)], 128: [(32, 32, 8, 2)]},
+    ("backward_biases", "ieee", 90): {32: [(32, 32, 8, 2)], 64: [(32, 32, 8, 2)], 128: [(16, 16, 4, 2)]},
+    ("backward_biases", "ieee", 100): {32: [(32, 32, 8, 2)], 64: [(32, 32, 8, 2)], 128: [(16, 16, 4, 2)]},
 }
 INTERPRETED = {
     "forward": (32, 16),
+    "cached": (16, 32),
     "backward_keys": (16, 32),
     "backward_queries": (32, 16),
     "backward_biases": (16, 16),
@@ -43,7 +175,7 @@ def generation(capability: tuple[int, int]) -> int:
 
 def candidates(kernel: str, kind: Kind, width: int, generation: int) -> list[triton.Config]:
     """What to try, best guess first. ``width`` is the padded one, the larger of keys and values."""
-    return [_config(kernel, *blocks) for blocks in TABLE[kernel][kind][generation][max(width, WIDTHS[0])]]
+    return [_config(kernel, *blocks) for blocks in TABLE[kernel, kind, generation][max(width, WIDTHS[0])]]
 
 
 def _config(kernel: str, rows: int, columns: int, warps: int, stages: int) -> triton.Config:
@@ -51,7 +183,7 @@ def _config(kernel: str, rows: int, columns: int, warps: int, stages: int) -> tr
     return triton.Config(sizes, num_warps=warps, num_stages=stages)
 
 
-def _choose(kernel: str, configs: list[triton.Config], named: Any, **arguments: Any) -> list[triton.Config]:
+def choose(kernel: str, configs: list[triton.Config], named: Any, **arguments: Any) -> list[triton.Config]:
     """Of all, those for this device and these arguments; one only where the same bits are asked of every run."""
     if interpreted():
         return [_config(kernel, *INTERPRETED[kernel], 4, 1)]
@@ -62,16 +194,18 @@ def _choose(kernel: str, configs: list[triton.Config], named: Any, **arguments: 
 
 
 def _tuned(name: str, kernel: Any) -> Any:
-    everything = [candidates(name, kind, width, g) for kind in TABLE[name] for g in GENERATIONS for width in WIDTHS]
+    rows = [rows for (kernel_name, *_), rows in TABLE.items() if kernel_name == name]
+    everything = {blocks for by_width in rows for found in by_width.values() for blocks in found}
     return triton.autotune(
-        configs=[config for found in everything for config in found],
+        configs=[_config(name, *blocks) for blocks in sorted(everything)],
         key=["D", "V", "PRECISION"],
-        prune_configs_by={"early_config_prune": partial(_choose, name)},
+        prune_configs_by={"early_config_prune": partial(choose, name)},
         cache_results=True,
     )(kernel)
 
 
 forward = _tuned("forward", attention_forward)
+cached = _tuned("cached", attention_forward)  # few rows over many stored keys
 backward_keys = _tuned("backward_keys", attention_backward_keys)
 backward_queries = _tuned("backward_queries", attention_backward_queries)
 backward_biases = _tuned("backward_biases", attention_backward_biases)

@@ -206,7 +206,7 @@ def test_every_tile_has_one_slot(lengths: list[int], block: int) -> None:
 
 def test_widths_that_do_not_fit_are_refused() -> None:
     made = make_case([(3, 0)], width=triton_backend.WIDEST + 1, dtype=torch.float32)
-    with pytest.raises(ValueError, match="widths up to 256; q has 257"):
+    with pytest.raises(ValueError, match="widths up to 128 a head; q has 129"):
         made.attend("triton")
 
 
