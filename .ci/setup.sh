@@ -69,6 +69,6 @@ install --no-deps --no-build-isolation --editable .
 "$venv/bin/python" -c 'import fbgemm_gpu, torch, torchrec' ||
     fail "torch, fbgemm and torchrec were installed but do not load: try rm -r $venv && make setup"
 echo "==> the attention kernels, compiled for this CPU"
-"$venv/bin/python" -c 'from foundation.hstu.attention import cpu; exit(cpu.unavailable())' ||
+"$venv/bin/python" -c 'from foundation.hstu.attention import cpu_backend; exit(cpu_backend.unavailable())' ||
     echo "setup: everything works without them, but several times slower; hypercast doctor repeats the reason" >&2
 echo "==> ready: $venv/bin/hypercast --help"

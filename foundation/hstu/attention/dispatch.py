@@ -16,12 +16,12 @@ BACKENDS = get_args(Backend)
 
 def available() -> dict[str, str]:
     """Backends by name, each with ``available`` or the reason why it is not."""
-    from foundation.hstu.attention import cpu, triton_backend
+    from foundation.hstu.attention import cpu_backend, triton_backend
 
     return {
         "reference": "available",
         "blockwise": "available",
-        "cpu": cpu.unavailable() or "available",
+        "cpu": cpu_backend.unavailable() or "available",
         "triton": triton_backend.unavailable() or "available",
     }
 
@@ -39,9 +39,9 @@ def choose(device: torch.device, dtype: torch.dtype) -> str:
 
 @functools.cache
 def _cpu_backend() -> str:
-    from foundation.hstu.attention import cpu
+    from foundation.hstu.attention import cpu_backend
 
-    reason = cpu.unavailable()
+    reason = cpu_backend.unavailable()
     if reason is None:
         return "cpu"
     warnings.warn(f"HSTU attention runs without its compiled kernels, several times slower: {reason}", stacklevel=4)

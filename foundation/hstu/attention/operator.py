@@ -19,7 +19,7 @@ from foundation.hstu.attention.checks import check_values
 from foundation.hstu.attention.flops import attention_flops
 
 MODULES = {
-    "cpu": "foundation.hstu.attention.cpu",
+    "cpu": "foundation.hstu.attention.cpu_backend",
     "blockwise": "foundation.hstu.attention.blockwise",
     "triton": "foundation.hstu.attention.triton_backend",
 }

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from foundation.hstu.attention import cpu, dispatch, operator, triton_backend
+from foundation.hstu.attention import cpu_backend, dispatch, operator, triton_backend
 from tests.foundation.hstu.attention.cases import make_case, results
 
 CPU = torch.device("cpu")
@@ -45,7 +45,7 @@ def test_float64_is_the_references_alone() -> None:
 def test_compiled_kernels_first(
     monkeypatch: pytest.MonkeyPatch, afresh: None, used: list[str], dtype: torch.dtype
 ) -> None:
-    monkeypatch.setattr(cpu, "unavailable", lambda: None)
+    monkeypatch.setattr(cpu_backend, "unavailable", lambda: None)
     made = make_case([(4, 1)]).cast(dtype)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -58,7 +58,7 @@ def test_compiled_kernels_first(
 def test_one_warning_when_kernels_cannot_be_compiled(
     monkeypatch: pytest.MonkeyPatch, afresh: None, used: list[str]
 ) -> None:
-    monkeypatch.setattr(cpu, "unavailable", lambda: "no C++ compiler")
+    monkeypatch.setattr(cpu_backend, "unavailable", lambda: "no C++ compiler")
     made = make_case([(4, 1)], dtype=torch.float32)
     words = "without its compiled kernels, several times slower: no C"
     with pytest.warns(UserWarning, match=words):
@@ -81,7 +81,7 @@ def test_a_backend_that_does_not_exist() -> None:
 
 def test_states_of_all_backends(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(dispatch.available()) == set(dispatch.BACKENDS)
-    monkeypatch.setattr(cpu, "unavailable", lambda: "no compiler")
+    monkeypatch.setattr(cpu_backend, "unavailable", lambda: "no compiler")
     monkeypatch.setattr(triton_backend, "unavailable", lambda: None)
     assert dispatch.available() == {
         "reference": "available",
