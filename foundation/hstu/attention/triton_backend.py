@@ -134,22 +134,22 @@ def backward(
         contextual_len, max_distance, full_tail, scale,
     )  # fmt: skip
     shared |= _rows("grad", grad_THV.to(v_THV.dtype))
-    dq, dk, dv = (torch.empty(value.shape, dtype=value.dtype, device=value.device) for value in (q_THD, k_THD, v_THV))
+    dq, dk, dv = _empty(q_THD), _empty(k_THD), _empty(v_THV)
     if q_THD.numel():
         outputs = _rows("dk", dk) | _rows("dv", dv)
         _launch(tuning.backward_keys, _tiles("BLOCK_N", q_THD, offsets), shared, outputs, share=1.0 / max_seq_len)
         outputs = _rows("dq", dq)
         _launch(tuning.backward_queries, _tiles("BLOCK_M", q_THD, offsets), shared, outputs, share=1.0 / max_seq_len)
     dposition, dtime = _table_gradients(q_THD, shared, position_bias, time_bias, max_seq_len)
-    return dq, dk, dv, dposition, dtime
+    return _cut(dq, q_THD), _cut(dk, k_THD), _cut(dv, v_THV), dposition, dtime
 
 
 def _forward(kernel: Any, q_THD: Tensor, v_THV: Tensor, arguments: dict[str, Any], max_seq_len: int) -> Tensor:
-    out_THV = torch.empty(v_THV.shape, dtype=v_THV.dtype, device=v_THV.device)
+    out_THV = _empty(v_THV)
     if out_THV.numel():
         grid = _tiles("BLOCK_M", q_THD, arguments["offsets_ptr"])
         _launch(kernel, grid, arguments, _rows("out", out_THV), share=1.0 / max_seq_len)
-    return out_THV
+    return _cut(out_THV, v_THV)
 
 
 def _table_gradients(
@@ -230,25 +230,38 @@ def _shared(
         "max_distance": max_distance,
         "full_tail": full_tail,
         "scale": scale,
-        "D": width,
-        "V": value_width,
-        "BLOCK_D": _padded(width),
-        "BLOCK_V": _padded(value_width),
+        "D": _padded(width),
+        "V": _padded(value_width),
         "PRECISION": "ieee" if exact else "tf32",
     }
 
 
 def _rows(name: str, value_THD: Tensor) -> dict[str, Any]:
-    """A ``[T, H, D]`` tensor as kernels take it. Slices of a wider tensor are read where they are."""
-    if value_THD.stride(-1) != 1:
+    """A ``[T, H, D]`` tensor as kernels take it: slices of a wider one where they are, unless they need padding."""
+    missing = _padded(value_THD.shape[-1]) - value_THD.shape[-1]
+    if missing:
+        value_THD = torch.nn.functional.pad(value_THD, (0, missing))
+    elif value_THD.stride(-1) != 1:
         value_THD = value_THD.contiguous()
     stride, head, _ = value_THD.stride()
     return {f"{name}_ptr": value_THD, f"{name}_stride": stride, f"{name}_head": head}
 
 
 def _padded(width: int) -> int:
-    """The power of two that a block has for ``width``; 16 at least, as matrix units want it."""
+    """The power of two, 16 at least, that kernels have for ``width``: rows that a GPU fetches in the background, as it
+    does not fetch odd ones, in the shape that matrix units take.
+    """
     return max(16, triton.next_power_of_2(width))
+
+
+def _empty(like_THD: Tensor) -> Tensor:
+    """What a kernel writes a result like that into; :func:`_cut` gives it its own width."""
+    tokens, heads, width = like_THD.shape
+    return torch.empty(tokens, heads, _padded(width), dtype=like_THD.dtype, device=like_THD.device)
+
+
+def _cut(value_THD: Tensor, like_THD: Tensor) -> Tensor:
+    return value_THD[..., : like_THD.shape[-1]].contiguous()
 
 
 @cache

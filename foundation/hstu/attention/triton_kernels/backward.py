@@ -47,16 +47,14 @@ def _add_queries(
     scale,
     D: tl.constexpr,
     V: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_V: tl.constexpr,
     BLOCK_M: tl.constexpr,
     PRECISION: tl.constexpr,
     MASKED: tl.constexpr,
 ):
     q_ptr, grad_ptr, time_ptr, q_stride, grad_stride, length = queries
     begin = block * BLOCK_M
-    q_MD = load_rows(q_ptr, begin, q_stride, length, BLOCK_M, D, BLOCK_D)
-    grad_MV = load_rows(grad_ptr, begin, grad_stride, length, BLOCK_M, V, BLOCK_V)
+    q_MD = load_rows(q_ptr, begin, q_stride, length, BLOCK_M, D)
+    grad_MV = load_rows(grad_ptr, begin, grad_stride, length, BLOCK_M, V)
     time_M = load_times(time_ptr, begin, length, BLOCK_M)
     row, column = (begin + tl.arange(0, BLOCK_M))[None, :], column_N[:, None]
     scores_NM = dot(k_ND, tl.trans(q_MD), PRECISION) * scale
@@ -108,8 +106,6 @@ def attention_backward_keys(
     share,
     D: tl.constexpr,
     V: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_V: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -126,8 +122,8 @@ def attention_backward_keys(
 
     begin = tile * BLOCK_N
     column_N = begin + tl.arange(0, BLOCK_N)
-    k_ND = load_rows(k_ptr + start * k_stride + head * k_head, begin, k_stride, length, BLOCK_N, D, BLOCK_D)
-    v_NV = load_rows(v_ptr + start * v_stride + head * v_head, begin, v_stride, length, BLOCK_N, V, BLOCK_V)
+    k_ND = load_rows(k_ptr + start * k_stride + head * k_head, begin, k_stride, length, BLOCK_N, D)
+    v_NV = load_rows(v_ptr + start * v_stride + head * v_head, begin, v_stride, length, BLOCK_N, V)
     time_N = load_times(time_ptr, begin, length, BLOCK_N)
     queries = (
         q_ptr + start * q_stride + head * q_head,
@@ -140,24 +136,24 @@ def attention_backward_keys(
     near, full, full_end, near_end, late, late_full, end = query_blocks(
         begin, tl.minimum(begin + BLOCK_N, length), length, bounds, BLOCK_M
     )
-    dk_ND = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
-    dv_NV = tl.zeros([BLOCK_N, BLOCK_V], tl.float32)
+    dk_ND = tl.zeros([BLOCK_N, D], tl.float32)
+    dv_NV = tl.zeros([BLOCK_N, V], tl.float32)
     for step in range(0, (full - near) + (near_end - full_end) + (late_full - late)):
         block = masked_query_block(step, near, full, full_end, near_end, late)
         dk_ND, dv_NV = _add_queries(
             dk_ND, dv_NV, k_ND, v_NV, column_N, time_N, block, queries, bounds, bias, scale,
-            D, V, BLOCK_D, BLOCK_V, BLOCK_M, PRECISION, True,
+            D, V, BLOCK_M, PRECISION, True,
         )  # fmt: skip
     for step in range(0, (full_end - full) + (end - late_full)):
         block = tl.where(full + step < full_end, full + step, step + late_full - (full_end - full))
         dk_ND, dv_NV = _add_queries(
             dk_ND, dv_NV, k_ND, v_NV, column_N, time_N, block, queries, bounds, bias, scale,
-            D, V, BLOCK_D, BLOCK_V, BLOCK_M, PRECISION, False,
+            D, V, BLOCK_M, PRECISION, False,
         )  # fmt: skip
     dk_ptr += start * dk_stride + head * dk_head
     dv_ptr += start * dv_stride + head * dv_head
-    store_rows(dk_ptr, begin, dk_stride, length, dk_ND * (scale * share), BLOCK_N, D, BLOCK_D)
-    store_rows(dv_ptr, begin, dv_stride, length, dv_NV * share, BLOCK_N, V, BLOCK_V)
+    store_rows(dk_ptr, begin, dk_stride, length, dk_ND * (scale * share), BLOCK_N, D)
+    store_rows(dv_ptr, begin, dv_stride, length, dv_NV * share, BLOCK_N, V)
 
 
 @triton.jit
@@ -174,16 +170,14 @@ def _add_keys(
     scale,
     D: tl.constexpr,
     V: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_V: tl.constexpr,
     BLOCK_N: tl.constexpr,
     PRECISION: tl.constexpr,
     MASKED: tl.constexpr,
 ):
     k_ptr, v_ptr, time_ptr, k_stride, v_stride, length = keys
     begin = block * BLOCK_N
-    k_ND = load_rows(k_ptr, begin, k_stride, length, BLOCK_N, D, BLOCK_D)
-    v_NV = load_rows(v_ptr, begin, v_stride, length, BLOCK_N, V, BLOCK_V)
+    k_ND = load_rows(k_ptr, begin, k_stride, length, BLOCK_N, D)
+    v_NV = load_rows(v_ptr, begin, v_stride, length, BLOCK_N, V)
     time_N = load_times(time_ptr, begin, length, BLOCK_N)
     row, column = row_M[:, None], (begin + tl.arange(0, BLOCK_N))[None, :]
     scores_MN = dot(q_MD, tl.trans(k_ND), PRECISION) * scale
@@ -228,8 +222,6 @@ def attention_backward_queries(
     share,
     D: tl.constexpr,
     V: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_V: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -247,9 +239,9 @@ def attention_backward_queries(
 
     begin = tile * BLOCK_M
     row_M = begin + tl.arange(0, BLOCK_M)
-    q_MD = load_rows(q_ptr + start * q_stride + head * q_head, begin, q_stride, length, BLOCK_M, D, BLOCK_D)
+    q_MD = load_rows(q_ptr + start * q_stride + head * q_head, begin, q_stride, length, BLOCK_M, D)
     grad_ptr += start * grad_stride + head * grad_head
-    grad_MV = load_rows(grad_ptr, begin, grad_stride, length, BLOCK_M, V, BLOCK_V)
+    grad_MV = load_rows(grad_ptr, begin, grad_stride, length, BLOCK_M, V)
     time_M = load_times(time_ptr, begin, length, BLOCK_M)
     keys = (
         k_ptr + start * k_stride + head * k_head,
@@ -262,17 +254,17 @@ def attention_backward_queries(
     context_end, near, full, full_end, near_end, own, own_end = key_blocks(
         begin, tl.minimum(begin + BLOCK_M, length), bounds, 0, length, BLOCK_N
     )
-    dq_MD = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    dq_MD = tl.zeros([BLOCK_M, D], tl.float32)
     for step in range(0, context_end + (full - near) + (near_end - full_end) + (own_end - own)):
         block = masked_key_block(step, context_end, near, full, full_end, near_end, own)
         dq_MD = _add_keys(
             dq_MD, q_MD, grad_MV, row_M, time_M, block, keys, bounds, bias, scale,
-            D, V, BLOCK_D, BLOCK_V, BLOCK_N, PRECISION, True,
+            D, V, BLOCK_N, PRECISION, True,
         )  # fmt: skip
     for block in range(full, full_end):
         dq_MD = _add_keys(
             dq_MD, q_MD, grad_MV, row_M, time_M, block, keys, bounds, bias, scale,
-            D, V, BLOCK_D, BLOCK_V, BLOCK_N, PRECISION, False,
+            D, V, BLOCK_N, PRECISION, False,
         )  # fmt: skip
     dq_ptr += start * dq_stride + head * dq_head
-    store_rows(dq_ptr, begin, dq_stride, length, dq_MD * (scale * share), BLOCK_M, D, BLOCK_D)
+    store_rows(dq_ptr, begin, dq_stride, length, dq_MD * (scale * share), BLOCK_M, D)

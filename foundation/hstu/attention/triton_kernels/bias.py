@@ -122,8 +122,6 @@ def attention_backward_biases(
     scale,
     D: tl.constexpr,
     V: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_V: tl.constexpr,
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -152,8 +150,8 @@ def attention_backward_biases(
         time_base = time_ptr
         if time_ptr is not None:
             time_base += start
-        q_BD = load_rows(q_base, row, q_stride, length, BLOCK, D, BLOCK_D)
-        grad_BV = load_rows(grad_base, row, grad_stride, length, BLOCK, V, BLOCK_V)
+        q_BD = load_rows(q_base, row, q_stride, length, BLOCK, D)
+        grad_BV = load_rows(grad_base, row, grad_stride, length, BLOCK, V)
         row_time_B = load_times(time_base, row, length, BLOCK)
         context_end, near, _full, _full_end, near_end, own, own_end = key_blocks(
             row, tl.minimum(row + BLOCK, length), bounds, 0, length, BLOCK
@@ -161,8 +159,8 @@ def attention_backward_biases(
         blocks = context_end + (near_end - near) + (own_end - own)
         for step in range(0, tl.where(row < length, blocks, 0)):
             column = masked_key_block(step, context_end, near, near_end, near_end, near_end, own) * BLOCK
-            k_BD = load_rows(k_base, column, k_stride, length, BLOCK, D, BLOCK_D)
-            v_BV = load_rows(v_base, column, v_stride, length, BLOCK, V, BLOCK_V)
+            k_BD = load_rows(k_base, column, k_stride, length, BLOCK, D)
+            v_BV = load_rows(v_base, column, v_stride, length, BLOCK, V)
             column_time_B = load_times(time_base, column, length, BLOCK)
             row_B1, column_1B = (row + index_B)[:, None], (column + index_B)[None, :]
             scores_BB = dot(q_BD, tl.trans(k_BD), PRECISION) * scale

@@ -41,16 +41,14 @@ def _add_block(
     scale,
     D: tl.constexpr,
     V: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_V: tl.constexpr,
     BLOCK_N: tl.constexpr,
     PRECISION: tl.constexpr,
     MASKED: tl.constexpr,
 ):
     k_ptr, v_ptr, time_ptr, k_stride, v_stride, first, last = keys
     begin, count = block * BLOCK_N, last - first
-    k_ND = load_rows(k_ptr, begin, k_stride, count, BLOCK_N, D, BLOCK_D)
-    v_NV = load_rows(v_ptr, begin, v_stride, count, BLOCK_N, V, BLOCK_V)
+    k_ND = load_rows(k_ptr, begin, k_stride, count, BLOCK_N, D)
+    v_NV = load_rows(v_ptr, begin, v_stride, count, BLOCK_N, V)
     time_N = load_times(time_ptr, begin, count, BLOCK_N)
     row, column = row_M[:, None], (first + begin + tl.arange(0, BLOCK_N))[None, :]
     scores_MN = dot(q_MD, tl.trans(k_ND), PRECISION) * scale
@@ -75,8 +73,6 @@ def _add_keys(
     scale,
     D: tl.constexpr,
     V: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_V: tl.constexpr,
     BLOCK_N: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -88,12 +84,12 @@ def _add_keys(
         block = masked_key_block(step, context_end, near, full, full_end, near_end, own)
         out_MV = _add_block(
             out_MV, q_MD, row_M, time_M, block, keys, bounds, bias, scale,
-            D, V, BLOCK_D, BLOCK_V, BLOCK_N, PRECISION, True,
+            D, V, BLOCK_N, PRECISION, True,
         )  # fmt: skip
     for block in range(full, full_end):
         out_MV = _add_block(
             out_MV, q_MD, row_M, time_M, block, keys, bounds, bias, scale,
-            D, V, BLOCK_D, BLOCK_V, BLOCK_N, PRECISION, False,
+            D, V, BLOCK_N, PRECISION, False,
         )  # fmt: skip
     return out_MV
 
@@ -136,8 +132,6 @@ def attention_forward(
     share,
     D: tl.constexpr,
     V: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_V: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -158,12 +152,12 @@ def attention_forward(
 
     begin = tile * BLOCK_M
     row_M = stored + begin + tl.arange(0, BLOCK_M)
-    q_MD = load_rows(q_ptr + start * q_stride + head * q_head, begin, q_stride, new, BLOCK_M, D, BLOCK_D)
+    q_MD = load_rows(q_ptr + start * q_stride + head * q_head, begin, q_stride, new, BLOCK_M, D)
     if time_ptr is not None:
         time_ptr += start
     time_M = load_times(time_ptr, begin, new, BLOCK_M)
     row_end = tl.minimum(stored + begin + BLOCK_M, length)
-    out_MV = tl.zeros([BLOCK_M, BLOCK_V], tl.float32)
+    out_MV = tl.zeros([BLOCK_M, V], tl.float32)
     if k_cache_ptr is not None:
         if cache_time_ptr is not None:
             cache_time_ptr += cache_start
@@ -178,7 +172,7 @@ def attention_forward(
         )
         out_MV = _add_keys(
             out_MV, q_MD, row_M, time_M, stored + begin, row_end, keys, bounds, bias, scale,
-            D, V, BLOCK_D, BLOCK_V, BLOCK_N, PRECISION,
+            D, V, BLOCK_N, PRECISION,
         )  # fmt: skip
     keys = (
         k_ptr + start * k_stride + head * k_head,
@@ -191,7 +185,7 @@ def attention_forward(
     )
     out_MV = _add_keys(
         out_MV, q_MD, row_M, time_M, stored + begin, row_end, keys, bounds, bias, scale,
-        D, V, BLOCK_D, BLOCK_V, BLOCK_N, PRECISION,
+        D, V, BLOCK_N, PRECISION,
     )  # fmt: skip
     out_ptr += start * out_stride + head * out_head
-    store_rows(out_ptr, begin, out_stride, new, out_MV * share, BLOCK_M, V, BLOCK_V)
+    store_rows(out_ptr, begin, out_stride, new, out_MV * share, BLOCK_M, V)

@@ -21,25 +21,23 @@ def dot(a, b, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def load_rows(base, first, stride, count, ROWS: tl.constexpr, WIDTH: tl.constexpr, BLOCK_WIDTH: tl.constexpr):
-    """``[ROWS, BLOCK_WIDTH]`` from row ``first`` on, zeros past ``count`` rows and past ``WIDTH``.
+def load_rows(base, first, stride, count, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    """``[ROWS, WIDTH]`` from row ``first`` on, zeros past ``count`` rows.
 
     Zeros are what makes rows and columns outside a sequence harmless wherever the mask has let them through.
     """
-    row, lane = tl.arange(0, ROWS)[:, None], tl.arange(0, BLOCK_WIDTH)[None, :]
-    inside = row < count - first
-    if WIDTH != BLOCK_WIDTH:
-        inside &= lane < WIDTH
+    row, lane = tl.arange(0, ROWS)[:, None], tl.arange(0, WIDTH)[None, :]
     # A sum of one 64-bit number for the block and 32-bit ones inside it: tokens times width may pass 2^31.
-    return tl.load(base + tl.cast(first, tl.int64) * stride + (row * stride + lane), mask=inside, other=0.0)
+    pointers = base + tl.cast(first, tl.int64) * stride + (row * stride + lane)
+    return tl.load(pointers, mask=row < count - first, other=0.0)
 
 
 @triton.jit
-def store_rows(base, first, stride, count, values, ROWS: tl.constexpr, WIDTH: tl.constexpr, BLOCK_WIDTH: tl.constexpr):
+def store_rows(base, first, stride, count, values, ROWS: tl.constexpr, WIDTH: tl.constexpr):
     """The converse of :func:`load_rows`; ``values`` take the dtype of what is written to."""
-    row, lane = tl.arange(0, ROWS)[:, None], tl.arange(0, BLOCK_WIDTH)[None, :]
+    row, lane = tl.arange(0, ROWS)[:, None], tl.arange(0, WIDTH)[None, :]
     pointers = base + tl.cast(first, tl.int64) * stride + (row * stride + lane)
-    tl.store(pointers, values.to(base.dtype.element_ty), mask=(row < count - first) & (lane < WIDTH))
+    tl.store(pointers, values.to(base.dtype.element_ty), mask=row < count - first)
 
 
 @triton.jit

@@ -174,7 +174,7 @@ def generation(capability: tuple[int, int]) -> int:
 
 
 def candidates(kernel: str, kind: Kind, width: int, generation: int) -> list[triton.Config]:
-    """What to try, best guess first. ``width`` is the padded one, the larger of keys and values."""
+    """What to try, best guess first. ``width`` is a power of two, the larger of keys and values."""
     return [_config(kernel, *blocks) for blocks in TABLE[kernel, kind, generation][max(width, WIDTHS[0])]]
 
 
@@ -188,7 +188,7 @@ def choose(kernel: str, configs: list[triton.Config], named: Any, **arguments: A
     if interpreted():
         return [_config(kernel, *INTERPRETED[kernel], 4, 1)]
     kind: Kind = "bf16" if arguments["q_ptr"].dtype == torch.bfloat16 else arguments["PRECISION"]
-    width = max(arguments["BLOCK_D"], arguments["BLOCK_V"])
+    width = max(arguments["D"], arguments["V"])
     found = candidates(kernel, kind, width, generation(torch.cuda.get_device_capability()))
     return found[:1] if torch.are_deterministic_algorithms_enabled() else found
 

@@ -89,7 +89,7 @@ def test_choices_for_a_gpu(kind: tuning.Kind, width: int, monkeypatch: pytest.Mo
     """All that the table has for the device, the dtype and the width; the first alone where bits must not change."""
     dtype = torch.bfloat16 if kind == "bf16" else torch.float32
     precision = "tf32" if kind == "bf16" else kind
-    arguments = {"q_ptr": torch.zeros(1, dtype=dtype), "PRECISION": precision, "BLOCK_D": 16, "BLOCK_V": width}
+    arguments = {"q_ptr": torch.zeros(1, dtype=dtype), "PRECISION": precision, "D": 16, "V": width}
     deterministic = False
     monkeypatch.setattr(tuning, "interpreted", lambda: False)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
@@ -126,7 +126,16 @@ def launches(kind: tuning.Kind, width: int, patch: pytest.MonkeyPatch) -> dict[s
     def record(kernel: Autotuner, **given: Any) -> None:
         found[next(name for name in KERNELS if getattr(tuning, name) is kernel)] = kernel, given | {"grid": (1,)}
 
-    made = make_case([(20, 2), (3, 0)], heads=4, width=width, positions=512, buckets=128, max_distance=9, full_tail=2)
+    made = make_case(
+        [(20, 2), (3, 0)],
+        heads=4,
+        width=width - 1,
+        value_width=width,
+        positions=512,
+        buckets=128,
+        max_distance=9,
+        full_tail=2,
+    )
     made = made.cast(torch.bfloat16 if kind == "bf16" else torch.float32, tables=torch.float32)
     with patch.context() as patched:
         patched.setattr(triton_backend, "interpreted", lambda: True)  # tensors on a CPU will do
