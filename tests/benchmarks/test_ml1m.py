@@ -19,7 +19,8 @@ def evaluations(values):
 
 
 def test_the_epoch_is_chosen_by_three_evaluations_in_a_row():
-    assert ml1m.best_epoch(evaluations([0.1, 0.8, 0.1, 0.5, 0.5, 0.5, 0.2])) == 20
+    epoch, value = ml1m.best_epoch(evaluations([0.1, 0.8, 0.1, 0.5, 0.5, 0.5, 0.2]))
+    assert epoch == 20 and value == pytest.approx(0.5)
     with pytest.raises(ValueError, match="at least 3"):
         ml1m.best_epoch(evaluations([0.1, 0.2]))
 
@@ -49,7 +50,7 @@ def test_the_last_items_decide_nothing_but_the_final_figures(tmp_path, monkeypat
 
     def spy(self, recipe, *, held_out, every=None):
         result = record(self, recipe, held_out=held_out, every=every)
-        calls.append((held_out, recipe.epochs, recipe.seed, len(result.evaluations)))
+        calls.append((held_out, recipe.learning_rate, recipe.epochs, recipe.seed, len(result.evaluations)))
         return result
 
     monkeypatch.setattr(Runs, "record", spy)
@@ -58,11 +59,11 @@ def test_the_last_items_decide_nothing_but_the_final_figures(tmp_path, monkeypat
     rows = [(user, movie, place) for user in range(20) for place, movie in enumerate(random.permutation(25)[:9])]
     pq.write_table(pa.table(dict(zip(movielens_columns(), map(list, zip(*rows, strict=True)), strict=True))), path)
     values = ml1m.measure(Options(data=path))
-    chosen = values["epochs_chosen"]
-    assert chosen in (3, 6, 9)
-    selection, final = calls[:3], calls[3:]
-    assert selection == [(2, 9, 0, 3)] * 3
-    assert final == [(1, chosen, seed, 1) for seed in (0, 1, 2, 0, 1, 2, 0)]
+    chosen = values["learning_rate_chosen"], values["epochs_chosen"]
+    assert chosen[0] in ml1m.LEARNING_RATES and chosen[1] in (3, 6, 9)
+    selection, final = calls[:5], calls[5:]
+    assert selection == [(2, rate, 9, 0, 3) for rate in (*ml1m.LEARNING_RATES, *ml1m.LEARNING_RATES, chosen[0])]
+    assert final == [(1, *chosen, seed, 1) for seed in (0, 1, 2, 0, 1, 2, 0)]
     assert values["biases"] == "position"
     assert values["hr10_diff_lo"] == values["hr10_diff_hi"] == 0.0
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.sequential.encoder import SequenceEncoder
-from benchmarks.sequential.evaluation import held_out_ranks, hit_rate, ndcg, rank_of
+from benchmarks.sequential.evaluation import held_out_ranks, hit_rate, ndcg, rank_of, top_items
 
 
 @settings(deadline=None)
@@ -22,17 +22,18 @@ def test_rank_is_the_place_in_a_sorted_list_behind_all_ties(rows, items, seed):
 
 
 @pytest.mark.parametrize("held_out", [1, 2])
-@pytest.mark.parametrize("seen_compete", [False, True])
-def test_held_out_ranks_are_those_of_one_user_at_a_time(sequences, held_out, seen_compete):
+def test_held_out_ranks_and_top_items_are_those_of_one_user_at_a_time(sequences, held_out):
     model = SequenceEncoder.Config(width=8).build(items=30, length=10, seed=0)
-    ranks = held_out_ranks(model, sequences, held_out=held_out, seen_compete=seen_compete)
-    for row, rank in enumerate(ranks):
+    ranks = held_out_ranks(model, sequences, held_out=held_out)
+    tops = top_items(model, sequences, held_out=held_out, count=4)
+    for row, (rank, top) in enumerate(zip(ranks, tops, strict=True)):
         own = sequences.item_E[sequences.offsets[row] : sequences.offsets[row + 1]]
         history, target = own[: len(own) - held_out][-10:], own[len(own) - held_out]
         batch = sequences.batch(np.array([row]), length=10, held_out=held_out - 1)
         score = (model(batch)[-1] @ model.catalogue().T).tolist()
-        rivals = [item for item in range(30) if item != target and (seen_compete or item not in history)]
+        rivals = [item for item in range(30) if item != target and item not in history]
         assert rank == sum(score[item] >= score[target] for item in rivals)
+        assert top.tolist() == sorted(range(30), key=lambda item: -score[item])[:4]
 
 
 @pytest.mark.parametrize("held_out", [1, 2])
