@@ -45,11 +45,12 @@ inline void differentiate_row(float* scores, float* gradient, const float* bias,
 }
 
 // Scores to weights, and gradients of weights to gradients of scores: `keys` x `count` of each, kBlock apart.
-inline void differentiate(float* scores, float* gradient, const float* bias, float scale, int64_t keys, int64_t count) {
-  const bool whole = count == kBlock;  // as in activate()
+inline void differentiate(float* scores, float* gradient, SequenceBias::InPlace bias, float scale, int64_t keys,
+                          int64_t count) {
+  const bool whole = count == kBlock && (!bias.data || bias.stride == kBlock);  // as in activate()
   for (int64_t k = 0; k < (whole ? 1 : keys); ++k) {
-    differentiate_row(scores + k * kBlock, gradient + k * kBlock, bias ? bias + k * kBlock : nullptr, scale,
-                      whole ? keys * kBlock : count);
+    differentiate_row(scores + k * kBlock, gradient + k * kBlock, bias.data ? bias.data + k * bias.stride : nullptr,
+                      scale, whole ? keys * kBlock : count);
   }
 }
 
@@ -150,25 +151,31 @@ class Backward {
     if (!row.seen || !sequence.any_seen(r0, r1, k0, k1)) return;
     const int64_t rows = round_up(r1 - r0, kTile), keys = round_up(k1 - k0, kTile);
     float* scores = scores_.at_least(kBlock * kBlock);
-    float* gradient = gradient_.at_least(kBlock * kBlock);
-    float* biases = bias.any() ? biases_.block() : nullptr;
+    constexpr int64_t kMargin = BiasGradient::kLanes;
+    float* gradient = gradient_.at_least(kMargin + kBlock * kBlock + kMargin) + kMargin;
     int32_t* buckets = buckets_.at_least(kBlock * kBlock);
     int32_t common[kBlock];
     product(keys, rows, inner<T>(width_), key.key.data, key.key.stride, row.q_transposed.data, row.q_transposed.stride,
             scores, kBlock, false);
     product(keys, rows, inner<T>(values_), key.value.data, key.value.stride, row.grad_transposed.data,
             row.grad_transposed.stride, gradient, kBlock, false);
-    if (biases) {
+    const SequenceBias::InPlace in_place = bias.any() ? bias.of_keys(k0, r0, r1) : SequenceBias::InPlace{};
+    SequenceBias::InPlace biases = in_place;
+    if (bias.any() && !in_place.data) {
+      float* made = biases_.block();
       for (int64_t k = k0, at = 0; k < k1; ++k, at += kBlock) {
-        common[k - k0] = bias.of_key(k, r0, r1 - r0, biases + at, buckets + at);
+        common[k - k0] = bias.of_key(k, r0, r1 - r0, made + at, buckets + at);
       }
+      biases = {made, kBlock};
     }
     differentiate(scores, gradient, biases, problem_.scale, keys, rows);
     if (!sequence.all_seen(r0, r1, k0, k1)) {
       mask(sequence, k0, k1, r0, rows, scores);
       mask(sequence, k0, k1, r0, rows, gradient);
     }
-    if (biases) {
+    if (in_place.data) {
+      tables.add_block(k0, k1 - k0, r0, r1 - r0, gradient);
+    } else if (biases.data) {
       for (int64_t k = k0, at = 0; k < k1; ++k, at += kBlock) {
         tables.add(k, r0, r1 - r0, gradient + at, common[k - k0], buckets + at);
       }

@@ -68,11 +68,12 @@ class SequenceBias {
       : tables_(tables), sequence_(sequence) {
     const int64_t span = sequence.history_end;
     if (tables.position) {
-      by_key_.resize(2 * span + 1 + kBlock);
-      by_row_.resize(2 * span + 1 + kBlock);
+      // Rows that only fill a tile up lie past the last one: their biases are read, and mean nothing.
+      by_key_.resize(kTile + 2 * span + 1 + kBlock);
+      by_row_.resize(kTile + 2 * span + 1 + kBlock);
       for (int64_t x = 0; x < static_cast<int64_t>(by_key_.size()); ++x) {
-        by_key_[x] = tables.position[clamped(span - x)];
-        by_row_[x] = tables.position[clamped(x - span)];
+        by_key_[x] = tables.position[clamped(kTile + span - x)];
+        by_row_[x] = tables.position[clamped(x - kTile - span)];
       }
     }
     if (tables.time) {
@@ -93,10 +94,27 @@ class SequenceBias {
 
   bool any() const { return tables_.any(); }
 
+  // Biases of a block where they lie, without time: `data` are those of the first row (or key), each next one's begin
+  // `stride` further on. Null where they must be put together.
+  struct InPlace {
+    const float* data = nullptr;
+    int64_t stride = 0;
+  };
+
+  InPlace of_rows(int64_t r0, int64_t r1, int64_t k0) const {
+    if (tables_.time || !in_history(r1)) return {};
+    return {by_key_.data() + kTile + sequence_.history_end - r0 + k0, -1};
+  }
+
+  InPlace of_keys(int64_t k0, int64_t r0, int64_t r1) const {
+    if (tables_.time || !in_history(r1)) return {};
+    return {by_row_.data() + kTile + sequence_.history_end + r0 - k0, -1};
+  }
+
   // Biases of a row for `count` history keys from k0 on, a multiple of kBlock.
   void of_row(int64_t row, int64_t k0, int64_t count, float* out) const {
     if (tables_.position) {
-      const float* from = by_key_.data() + sequence_.history_end - sequence_.position(row) + k0;
+      const float* from = by_key_.data() + kTile + sequence_.history_end - sequence_.position(row) + k0;
       std::copy(from, from + count, out);
     } else {
       std::fill(out, out + count, 0.0f);
@@ -110,9 +128,9 @@ class SequenceBias {
   int32_t of_key(int64_t key, int64_t r0, int64_t count, float* out, int32_t* buckets) const {
     if (tables_.position) {
       const int64_t history = std::clamp<int64_t>(sequence_.history_end - r0, 0, count);
-      const float* from = by_row_.data() + sequence_.history_end + r0 - key;
+      const float* from = by_row_.data() + kTile + sequence_.history_end + r0 - key;
       std::copy(from, from + history, out);
-      std::fill(out + history, out + count, by_row_[2 * sequence_.history_end - key]);
+      std::fill(out + history, out + count, by_row_[kTile + 2 * sequence_.history_end - key]);
     } else {
       std::fill(out, out + count, 0.0f);
     }
@@ -145,6 +163,8 @@ class SequenceBias {
     return kSeveral;
   }
 
+  bool in_history(int64_t end) const { return end <= sequence_.history_end; }
+
   int64_t clamped(int64_t distance) const { return std::clamp<int64_t>(distance, 0, tables_.positions - 1); }
 
   const BiasTables& tables_;
@@ -156,6 +176,8 @@ class SequenceBias {
 // Gradients of both tables, summed over the items of one slot.
 class BiasGradient {
  public:
+  static constexpr int64_t kLanes = 16;
+
   explicit BiasGradient(const BiasTables& tables) : tables_(tables) {
     if (tables.position) position_.assign(tables.positions, 0.0);
     if (tables.time) time_.assign(tables.times * kCopies, 0.0);
@@ -178,6 +200,28 @@ class BiasGradient {
       by_row_[2 * span_ - key] += targets;
     }
     if (tables_.time) add_time(count, gradient, common, buckets);
+  }
+
+  // The same for a whole block without time and targets, kBlock apart. Keys and rows equally far apart share a bias, and
+  // lie on a diagonal: each is summed before it is added, where one key after the other would wait for what the last one
+  // stored. Reads kLanes past both ends of the block, and heeds nothing but the rows asked for.
+  void add_block(int64_t k0, int64_t keys, int64_t r0, int64_t rows, const float* gradient) {
+    uint32_t inside[kLanes + kBlock + kLanes] = {};  // from row -kLanes on
+    std::fill(inside + kLanes, inside + kLanes + rows, ~uint32_t{0});
+    float* to = by_row_.data() + span_ + r0 - k0;
+    for (int64_t d0 = -round_up(keys - 1, kLanes); d0 < rows; d0 += kLanes) {
+      const int64_t first = std::max<int64_t>(0, -d0 - kLanes + 1), last = std::min(keys, rows - d0);
+      float sums[kLanes] = {};
+      for (int64_t j = first; j < last; ++j) {
+        const int64_t row = d0 + j;
+#pragma omp simd
+        for (int64_t lane = 0; lane < kLanes; ++lane) {
+          sums[lane] += as_float(as_bits(gradient[j * kBlock + row + lane]) & inside[kLanes + row + lane]);
+        }
+      }
+      const int64_t least = std::max<int64_t>(0, 1 - keys - d0), most = std::min(kLanes, rows - d0);
+      for (int64_t lane = least; lane < most; ++lane) to[d0 + lane] += sums[lane];
+    }
   }
 
   void add_self(float gradient) {

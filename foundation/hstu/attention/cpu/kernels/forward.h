@@ -31,14 +31,15 @@ void activate_row(const float* scores, const float* bias, float scale, int64_t c
   }
 }
 
-// SiLU(scale * score + bias) of `rows` x `count` scores, kBlock apart; `weights` may be `scores`, `bias` null.
+// SiLU(scale * score + bias) of `rows` x `count` scores, kBlock apart; `weights` may be `scores`. Biases' data may be
+// null.
 template <typename T>
-void activate(const float* scores, const float* bias, float scale, int64_t rows, int64_t count, T* weights) {
+void activate(const float* scores, SequenceBias::InPlace bias, float scale, int64_t rows, int64_t count, T* weights) {
   // Whole blocks lie in one piece: one long loop instead of a short one for each row.
-  const bool whole = count == kBlock;
+  const bool whole = count == kBlock && (!bias.data || bias.stride == kBlock);
   for (int64_t r = 0; r < (whole ? 1 : rows); ++r) {
-    activate_row(scores + r * kBlock, bias ? bias + r * kBlock : nullptr, scale, whole ? rows * kBlock : count,
-                 weights + r * kBlock);
+    activate_row(scores + r * kBlock, bias.data ? bias.data + r * bias.stride : nullptr, scale,
+                 whole ? rows * kBlock : count, weights + r * kBlock);
   }
 }
 
@@ -116,17 +117,21 @@ class Forward {
     const int64_t padded = round_up(r1 - r0, kTile), keys = round_up(k1 - k0, kTile), width = problem_.value_width;
     const Operand<T>&key = key_[k0 / kBlock], &value = value_[k0 / kBlock];
     float* scores = scores_.at_least(kBlock * kBlock);
-    float* biases = bias.any() ? biases_.block() : nullptr;
     T* weights = weights_of(scores);
     product(padded, keys, inner<T>(problem_.width), rows.query.data, rows.query.stride, key.data, key.stride, scores,
             kBlock, false);
-    if (biases) {
-      for (int64_t r = r0; r < r1; ++r) bias.of_row(r, k0, keys, biases + (r - r0) * kBlock);
-    }
-    activate(scores, biases, problem_.scale, padded, keys, weights);
+    activate(scores, biases(bias, r0, r1, k0, keys), problem_.scale, padded, keys, weights);
     if (!sequence.all_seen(r0, r1, k0, k1)) mask(sequence, r0, r1, k0, keys, weights);
     product(padded, width, keys, weights, kBlock, value.data, value.stride, rows.sums, width, rows.started);
     rows.started = true;
+  }
+
+  SequenceBias::InPlace biases(const SequenceBias& bias, int64_t r0, int64_t r1, int64_t k0, int64_t keys) {
+    if (!bias.any()) return {};
+    if (const SequenceBias::InPlace found = bias.of_rows(r0, r1, k0); found.data) return found;
+    float* made = biases_.block();
+    for (int64_t r = r0; r < r1; ++r) bias.of_row(r, k0, keys, made + (r - r0) * kBlock);
+    return {made, kBlock};
   }
 
   void write(const Sequence& sequence, const SequenceBias& bias, int64_t head, const RowBlock& rows, const Rows<T>& q,
