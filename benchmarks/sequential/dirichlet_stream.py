@@ -1,12 +1,17 @@
-"""A synthetic stream of records whose items' categories follow a Dirichlet process, over ids that come into being.
+"""A synthetic stream of records drawn from Dirichlet processes, over ids that come into being.
 
-After HSTU (arXiv 2402.17152, section 4.1.1). Everything about the last item of each record but itself is known, so that
-hit rates can be had in expectation over it, and the best that can be had too.
+After HSTU (arXiv 2402.17152, section 4.1.1), whose text can be read in two ways: what a record comes back to is either
+a category, of which it then takes any item, or an item. Only the second agrees with the hit rates published: where
+categories come back, no list of ten can reach what the weakest model there has (:meth:`LastItems.ceiling`).
+
+Everything about the last item of each record but itself is known, so that hit rates can be had in expectation over it,
+and the best that can be had too.
 
 Shape legend: R records, L items of a record, K categories of a record, N items of a list, I items of the catalogue.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +30,10 @@ class LastItems:
         category_I: category of each item, int64 ``[I]``.
         own_RK: categories that the record may have, int64 ``[R, K]``, each once.
         count_RK: available items of each, int64 ``[R, K]``; all are equally likely.
-        chance_RK: of each category, float64 ``[R, K]``.
+        chance_RK: of each category, float64 ``[R, K]``; less than 1 together where an earlier item may come back.
         limit_R: ids below it are available, int64 ``[R]``.
+        earlier_RL: items before the last, int64 ``[R, L - 1]``.
+        again_R: chance of each of them to come back, float64 ``[R]``.
     """
 
     category_I: Index
@@ -34,32 +41,44 @@ class LastItems:
     count_RK: Index
     chance_RK: Real
     limit_R: Index
+    earlier_RL: Index
+    again_R: Real
 
     def after(self, first: int) -> "LastItems":
         """Those of all records but the first, so many."""
-        return LastItems(
-            category_I=self.category_I,
+        return replace(
+            self,
             own_RK=self.own_RK[first:],
             count_RK=self.count_RK[first:],
             chance_RK=self.chance_RK[first:],
             limit_R=self.limit_R[first:],
+            earlier_RL=self.earlier_RL[first:],
+            again_R=self.again_R[first:],
         )
 
     def hit_rate(self, item_RN: Index) -> float:
         """Chance that a record's last item is in its list of different items: HR@N, in expectation over last items."""
-        known_RNK = self.category_I[item_RN][:, :, None] == self.own_RK[:, None, :]
-        available_RN = item_RN < self.limit_R[:, None]
-        chance_RN = (known_RNK * (self.chance_RK / self.count_RK)[:, None, :]).sum(axis=2) * available_RN
-        return float(chance_RN.sum(axis=1).mean())
+        hits = [self._chance_N(record, items).sum() for record, items in enumerate(item_RN)]
+        return float(np.mean(hits))
 
     def ceiling(self, at: int) -> float:
-        """The :meth:`hit_rate` of the best lists of ``at`` items: filled from the categories of the likeliest items."""
-        by_item_RK = self.chance_RK / self.count_RK
-        order_RK = (-by_item_RK).argsort(axis=1)
-        by_item_RK = np.take_along_axis(by_item_RK, order_RK, axis=1)
-        size_RK = np.take_along_axis(self.count_RK, order_RK, axis=1)
-        taken_before_RK = size_RK.cumsum(axis=1) - size_RK
-        return float((by_item_RK * (at - taken_before_RK).clip(0, size_RK)).sum(axis=1).mean())
+        """The :meth:`hit_rate` of the best lists of ``at`` items."""
+        return float(np.mean([self._best(record, at) for record in range(len(self.limit_R))]))
+
+    def _chance_N(self, record: int, item_N: Index) -> Real:
+        """Of each item to be the last."""
+        own_NK = self.category_I[item_N][:, None] == self.own_RK[record]
+        fresh_N = own_NK @ (self.chance_RK[record] / self.count_RK[record]) * (item_N < self.limit_R[record])
+        times_N = (self.earlier_RL[record][:, None] == item_N).sum(axis=0)
+        return fresh_N + self.again_R[record] * times_N
+
+    def _best(self, record: int, at: int) -> float:
+        seen_N = np.unique(self.earlier_RL[record])
+        seen_K = (self.category_I[seen_N][:, None] == self.own_RK[record]).sum(axis=0)
+        unseen_K = (self.count_RK[record] - seen_K).clip(0, at)
+        fresh = (self.chance_RK[record] / self.count_RK[record]).repeat(unseen_K)
+        chances = np.concatenate([self._chance_N(record, seen_N), fresh])
+        return float(np.sort(chances)[-at:].sum())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +90,7 @@ class Stream:
         categories: of the catalogue; ``per_record``, at most, of a record.
         available: share of the ids that can occur in the first record; it grows evenly to all of them in the last.
         most_alpha: a record's concentration is uniform between 1 and this.
+        repeats: what comes back from earlier in a record, see the module.
     """
 
     items: int = 20_000
@@ -78,12 +98,13 @@ class Stream:
     per_record: int = 5
     available: float = 0.4
     most_alpha: float = 500.0
+    repeats: Literal["item", "category"] = "item"
 
     def draw(self, records: int, *, length: int, seed: int) -> tuple[ItemSequences, LastItems]:
         """Records in the order of the stream, and how their last items are distributed.
 
-        Position n (from 1) has a category drawn anew from the record's prior with probability
-        ``alpha / (alpha + n - 1)``, else that of a random earlier position; its item is any available one of it.
+        Position n (from 1) is drawn anew with probability ``alpha / (alpha + n - 1)``: a category from the record's
+        prior, and any available item of it. Else a random earlier position's item comes back, or its category.
         """
         random = np.random.default_rng(stream_seed(seed, "dirichlet"))
         category_I = random.integers(self.categories, size=self.items)
@@ -100,33 +121,50 @@ class Stream:
         count_RK = np.searchsorted(keys, own_RK * self.items + limit_R[:, None]) - first_RK
         if not count_RK.all():
             raise ValueError(f"a category has none of the first {limit_R[0]} items; take more items")
-        draw_RL = _categories(prior_RK, alpha_R, length=length, random=random)
+        source_RL = _sources(alpha_R, length=length, random=random)
+        draw_RL = np.take_along_axis(_categories(prior_RK, length=length, random=random), source_RL, axis=1)
         first_RL = np.take_along_axis(first_RK, draw_RL, axis=1)
         count_RL = np.take_along_axis(count_RK, draw_RL, axis=1)
         item_RL = keys[first_RL + (random.random(count_RL.shape) * count_RL).astype(np.int64)] % self.items
+        if self.repeats == "item":
+            item_RL = np.take_along_axis(item_RL, source_RL, axis=1)
         data = ItemSequences(
             item_E=item_RL.ravel(),
             time_E=None,
             offsets=np.arange(records + 1, dtype=np.int64) * length,
             items=self.items,
         )
-        before_RK = (draw_RL[:, :-1, None] == np.arange(self.per_record)).sum(axis=1)
-        chance_RK = (alpha_R[:, None] * prior_RK + before_RK) / (alpha_R[:, None] + length - 1)
-        last = LastItems(category_I=category_I, own_RK=own_RK, count_RK=count_RK, chance_RK=chance_RK, limit_R=limit_R)
+        again_R = 1.0 / (alpha_R + length - 1)
+        chance_RK = alpha_R[:, None] * prior_RK * again_R[:, None]
+        if self.repeats == "category":
+            chance_RK += (draw_RL[:, :-1, None] == np.arange(self.per_record)).sum(axis=1) * again_R[:, None]
+            again_R = np.zeros(records)
+        last = LastItems(
+            category_I=category_I,
+            own_RK=own_RK,
+            count_RK=count_RK,
+            chance_RK=chance_RK,
+            limit_R=limit_R,
+            earlier_RL=item_RL[:, :-1],
+            again_R=again_R,
+        )
         return data, last
 
 
-def _categories(prior_RK: Real, alpha_R: Real, *, length: int, random: np.random.Generator) -> Index:
-    """Which of the record's categories each position has, int64 ``[R, L]``."""
-    records = len(prior_RK)
+def _categories(prior_RK: Real, *, length: int, random: np.random.Generator) -> Index:
+    """A draw from the record's prior for every position, int64 ``[R, L]``."""
     cumulative_RK = prior_RK.cumsum(axis=1)
-    draw_RL = np.empty((records, length), dtype=np.int64)
+    draw_RL = np.empty((len(prior_RK), length), dtype=np.int64)
     for position in range(length):
-        fresh_R = (random.random(records)[:, None] > cumulative_RK[:, :-1]).sum(axis=1)
-        if position == 0:
-            draw_RL[:, 0] = fresh_R
-            continue
-        earlier_R = draw_RL[np.arange(records), random.integers(position, size=records)]
-        is_fresh_R = random.random(records) < alpha_R / (alpha_R + position)
-        draw_RL[:, position] = np.where(is_fresh_R, fresh_R, earlier_R)
+        draw_RL[:, position] = (random.random(len(prior_RK))[:, None] > cumulative_RK[:, :-1]).sum(axis=1)
     return draw_RL
+
+
+def _sources(alpha_R: Real, *, length: int, random: np.random.Generator) -> Index:
+    """The position that each one repeats, int64 ``[R, L]``: itself where it is drawn anew."""
+    source_RL = np.zeros((len(alpha_R), length), dtype=np.int64)
+    for position in range(1, length):
+        earlier_R = source_RL[np.arange(len(alpha_R)), random.integers(position, size=len(alpha_R))]
+        anew_R = random.random(len(alpha_R)) < alpha_R / (alpha_R + position)
+        source_RL[:, position] = np.where(anew_R, position, earlier_R)
+    return source_RL
