@@ -1,0 +1,1 @@
+"""The engine for many machines: a Valkey or Redis server, or a cluster of them."""
