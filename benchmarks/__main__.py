@@ -10,17 +10,20 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import attention, dirichlet, journey, machine, mfalcon, ml1m, training
+from benchmarks import attention, codecs, dirichlet, journey, machine, mfalcon, ml1m, store, store_large, training
 from benchmarks.options import Options, Values
 from streaming.errors import ConfigError, UserError
 from streaming.files import write_text
 
 MEASUREMENTS: dict[str, Callable[[Options], Values]] = {
     "attention": attention.measure,
+    "codecs": codecs.measure,
     "dirichlet": dirichlet.measure,
     "journey": lambda _: dict(journey.measure()),
     "mfalcon": mfalcon.measure,
     "ml1m": ml1m.measure,
+    "store": store.measure,
+    "store_large": store_large.measure,
     "training": training.measure,
 }
 

@@ -19,7 +19,8 @@ from foundation.hstu.loss import masked_log_loss
 from foundation.hstu.optimiser import ModelOptimiser
 from foundation.hstu.vocabulary import BatchSlots, BatchVocabulary
 from hypercast.pins import Pin
-from hypercast.store.tae_log import Embeddings, TaeLog
+from hypercast.store.embeddings import Embeddings
+from hypercast.store.tae_log import TaeLog
 from hypercast.tensors import save
 from hypercast.training.flops import flops_per_candidate
 from hypercast.training.loop import ContinualTrainer
@@ -224,6 +225,7 @@ class SurfaceLearner:
             time=own.time[own.owner],
             width=self.embedding,
             tasks=self.workspace.inputs.tasks,
+            requests_digest=self.workspace.dataset.requests_digest(window),
         )
         return own, embeddings
 

@@ -88,6 +88,9 @@ class FoundationModel(nn.Module):
         history: the largest number of engagements a request attends to.
         dropout: inside HSTU layers and the tower.
         stochastic_length: trains on a random part of long histories; published vectors attend to all of them.
+        prefixes: widths to which the published embedding can be cut (:func:`hypercast.codec.rows.prefix`): the main
+            tasks are also learned from its first numbers alone, by heads of their own (Kusupati et al., Matryoshka
+            Representation Learning, NeurIPS 2022). They take part in training only.
         """
 
         width: int = pydantic.Field(default=64, ge=MULTIPLE, multiple_of=MULTIPLE)
@@ -96,6 +99,7 @@ class FoundationModel(nn.Module):
         history: int = 128
         dropout: float = pydantic.Field(default=0.1, ge=0.0, lt=1.0)
         stochastic_length: StochasticLength.Config = StochasticLength.Config()
+        prefixes: list[int] = []
         stack: HSTUStack.Config = HSTUStack.Config()
         vocabulary: BatchVocabulary.Config = BatchVocabulary.Config()
 
@@ -103,6 +107,15 @@ class FoundationModel(nn.Module):
         def _heads_divide_width(self) -> "FoundationModel.Config":
             if self.width % self.stack.heads:
                 raise ValueError(f"width {self.width} must be a multiple of stack.heads {self.stack.heads}")
+            return self
+
+        @pydantic.model_validator(mode="after")
+        def _prefixes_are_shorter(self) -> "FoundationModel.Config":
+            if sorted(set(self.prefixes) & set(range(1, self.representation))) != self.prefixes:
+                raise ValueError(
+                    f"prefixes {self.prefixes} must grow and lie between 1 and representation {self.representation}, "
+                    "without it. Example: [16, 32]"
+                )
             return self
 
         def build(self, *, inputs: Inputs, seed: int) -> "FoundationModel":
@@ -139,6 +152,7 @@ class FoundationModel(nn.Module):
             nn.SiLU(),
         )
         self.main_heads = nn.Linear(rank, tasks)
+        self.prefix_heads = nn.ModuleList(nn.Linear(prefix, tasks) for prefix in config.prefixes)
         self.alignment = nn.Sequential(nn.Linear(rank + width + len(inputs.dense), rank), nn.SiLU())
         self.surface_heads = nn.Linear(rank, len(inputs.surfaces) * tasks)
         for embedding in (self.surface, self.action, self.kind):
@@ -213,8 +227,15 @@ class FoundationModel(nn.Module):
         )
 
     def loss(self, output: FoundationOutput, batch: RequestBatch, *, surface_weight: float) -> Tensor:
-        """Log loss of the main tasks plus ``surface_weight`` times that of the surface tasks, over known labels."""
+        """Log loss of the main tasks plus ``surface_weight`` times that of the surface tasks, over known labels.
+
+        With ``prefixes``, plus the mean log loss of the main tasks from each prefix of the representation.
+        """
         labels = batch.labels
         main = masked_log_loss(output.logit_CT, labels.label_CT, labels.known_CT)
         surface = masked_log_loss(output.surface_logit_CT, labels.label_CT, labels.known_CT)
-        return main + surface_weight * surface
+        loss = main + surface_weight * surface
+        for prefix, head in zip(self.config.prefixes, self.prefix_heads, strict=True):
+            logit_CT = head(output.penultimate_CR[:, :prefix])
+            loss = loss + masked_log_loss(logit_CT, labels.label_CT, labels.known_CT) / len(self.prefix_heads)
+        return loss

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pydantic
@@ -10,30 +11,37 @@ import torch
 from foundation.inference import CandidateScorer
 from foundation.model import FoundationModel
 from hypercast import pins
+from hypercast.codec import rows
 from hypercast.registry import Registry, Snapshot
+from hypercast.store.adapter import Adapter
 from hypercast.store.segment import Segment
 from hypercast.store.tae_log import TaeLog
 from streaming.config import Config as BaseConfig
 from streaming.dataset import Window
 from streaming.inputs import Inputs
+from streaming.requests import Requests
 from streaming.workspace import Workspace
+from transfer.comparison import Comparison
+from transfer.drift import DriftMeter
 
 
 class Publisher:
     """Writes the TAE log from snapshots in the registry; knows nothing of the model that is training."""
 
     class Config(BaseConfig):
-        """Attributes: ``lineage``, the name snapshots are published under; ``dtype`` of the vectors in the log;
+        """Attributes: ``lineage``, the name snapshots are published under; ``dtype``, codec of the vectors in the log
+        (:mod:`hypercast.codec.rows`);
         ``batch_size``, requests encoded at once; ``scorer``, how many of their candidates at a time; ``keep``, how many
         of the newest snapshots stay on disk (at least 2: a run that was killed right after a release goes back to the
-        snapshot before it).
+        snapshot before it); ``drift``, how snapshots are compared.
         """
 
         lineage: str = "FM"
-        dtype: str = "float16"
+        dtype: rows.Name = "float16"
         batch_size: int = 64
         scorer: CandidateScorer.Config = CandidateScorer.Config()
         keep: int = pydantic.Field(default=4, ge=2)
+        drift: DriftMeter.Config = DriftMeter.Config()
 
     def __init__(
         self,
@@ -43,7 +51,9 @@ class Publisher:
         workspace: Workspace,
         registry: Registry,
         log: TaeLog,
+        probe: Path | None = None,
     ) -> None:
+        """``probe``: folder of the probe and of adapters; without it snapshots are not compared."""
         self.config = config
         self.workspace = workspace
         self.registry = registry
@@ -53,6 +63,11 @@ class Publisher:
         self.scorer = config.scorer.build(self.model)
         self.reader = workspace.reader({"all": (workspace.engagements, model.history)})
         self._loaded: str | None = None
+        self.comparison = (
+            Comparison(config=config.drift, folder=probe, registry=registry, workspace=workspace, score=self._embed)
+            if probe is not None
+            else None
+        )
 
     def release(self, model: FoundationModel, *, watermark: int, metrics: dict[str, float]) -> Snapshot:
         """Publish the weights of ``model`` as the next snapshot.
@@ -112,12 +127,32 @@ class Publisher:
         )
         return self.log.write(snapshot=snapshot, window=window.index, table=table, requests_digest=digest)
 
+    def pinned(self) -> list[Snapshot]:
+        """Snapshots that an expert is pinned to by version."""
+        held = [self.registry.pinned(expert) for expert in pins.experts(self.registry.root)]
+        targets = {pin.target for pin in held if pin.version is not None and pin.lineage == self.config.lineage}
+        return [self.registry.get(target) for target in sorted(targets)]
+
     def pinned_for(self, window: Window) -> list[Snapshot]:
         """Snapshots that an expert is pinned to by version and that have seen nothing of ``window``."""
-        pinned = [self.registry.pinned(expert) for expert in pins.experts(self.registry.root)]
-        targets = {pin.target for pin in pinned if pin.version is not None and pin.lineage == self.config.lineage}
-        snapshots = [self.registry.get(target) for target in sorted(targets)]
-        return [snapshot for snapshot in snapshots if snapshot.watermark <= window.start]
+        return [snapshot for snapshot in self.pinned() if snapshot.watermark <= window.start]
+
+    def compare(self, snapshot: Snapshot) -> dict[str, float]:
+        """How far embeddings have moved since the snapshot before; see :meth:`transfer.comparison.Comparison.compare`.
+
+        Empty without a folder for it.
+        """
+        return self.comparison.compare(snapshot, pinned=self.pinned()) if self.comparison is not None else {}
+
+    def adapters(self, snapshot: str) -> list[Adapter]:
+        """Those from the snapshot of that name to others, fitted by :meth:`compare`."""
+        return self.comparison.adapters(snapshot) if self.comparison is not None else []
+
+    @torch.inference_mode()
+    def _embed(self, snapshot: Snapshot, requests: Requests) -> np.ndarray:
+        self._load(snapshot)
+        batches = self.reader.batches(requests, size=self.config.batch_size)
+        return torch.cat([self.scorer.score(batch).penultimate_CR for batch in batches]).float().numpy()
 
     def _load(self, snapshot: Snapshot) -> None:
         if snapshot.name != self._loaded:

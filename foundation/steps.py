@@ -71,9 +71,9 @@ class FoundationLearner:
         return {"train_loss": loss.item()}
 
     def finish(self, window: Window) -> Mapping[str, float]:
-        """Publish the snapshot whose watermark is the window's end."""
-        self.publisher.release(self.model, watermark=window.end, metrics={})
-        return self.model.vocabulary.statistics()
+        """Publish the snapshot whose watermark is the window's end, and compare it with the one before."""
+        snapshot = self.publisher.release(self.model, watermark=window.end, metrics={})
+        return {**self.model.vocabulary.statistics(), **self.publisher.compare(snapshot)}
 
     def flops(self, window: Window) -> float:
         """Floating-point operations for one candidate of the window's first batch, history included."""

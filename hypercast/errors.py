@@ -7,6 +7,10 @@ class RegistryError(UserError):
     """A snapshot or pin that does not exist, is damaged, or contradicts what was published before."""
 
 
+class ConflictError(RegistryError):
+    """Somebody else has moved the channel, or published, in between."""
+
+
 class StoreError(UserError):
     """Embeddings that do not fit the store, or a store whose files are damaged."""
 

@@ -2,17 +2,16 @@
 
 An expert moves only when told to, and can go back: the file keeps every pin it ever had, the last one holds::
 
-    ROOT/pins/EXPERT.json      {"expert": EXPERT, "history": [{lineage, version, dims, dtype}, ...]}
+    ROOT/pins/EXPERT.json      {"expert": EXPERT, "history": [{lineage, version, dims, dtype}, ...], "sha256": ...}
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from hypercast.errors import RegistryError
-from streaming import files
+from hypercast.objects import record
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 SNAPSHOT_NAME = re.compile(rf"({NAME.pattern})@([0-9]{{4,9}})")
@@ -105,18 +104,19 @@ def experts(root: Path) -> list[str]:
 
 
 def read(root: Path, expert: str) -> list[Pin]:
-    """All pins that ``expert`` ever had, oldest first; the last one holds. Empty for an unknown expert."""
-    path = _path(root, expert)
+    """All pins that ``expert`` ever had, oldest first; the last one holds. Empty for an unknown expert.
+
+    Raises:
+        RegistryError: a bad name, or a damaged file.
+    """
     try:
-        history = json.loads(path.read_bytes())["history"]
-        return [Pin(expert=expert, **entry) for entry in history]
+        value = record.read(
+            _path(root, expert),
+            remedy=f"Delete it and pin the expert again: hypercast expert pin {expert} --lineage FM.",
+        )
     except FileNotFoundError:
         return []
-    except (ValueError, KeyError, TypeError) as error:
-        raise RegistryError(
-            f"{path}: not a pin file ({error}). Delete it and pin the expert again: "
-            f"hypercast expert pin {expert} --lineage FM."
-        ) from None
+    return [Pin(expert=expert, **entry) for entry in value["history"]]
 
 
 def write(root: Path, expert: str, history: list[Pin]) -> None:
@@ -125,7 +125,7 @@ def write(root: Path, expert: str, history: list[Pin]) -> None:
         {"lineage": pin.lineage, "version": pin.version, "dims": pin.dims and dict(pin.dims), "dtype": pin.dtype}
         for pin in history
     ]
-    files.write_text(_path(root, expert), json.dumps({"expert": expert, "history": entries}, indent=2) + "\n")
+    record.write(_path(root, expert), {"expert": expert, "history": entries})
 
 
 def _path(root: Path, expert: str) -> Path:

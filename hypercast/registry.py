@@ -5,38 +5,45 @@
     ROOT/
       FM/                         a lineage: one model, trained continually
         0007/                     a version; the snapshot is named FM@0007 (hypercast.snapshot)
-        CURRENT                   "0007": the newest version, moved by rename
+        channels/latest.json      the newest version; other channels are moved by hand (hypercast.objects.channels)
+      objects/ab/ab12….safetensors    what weights are made of, shared by snapshots (hypercast.objects.weights)
       pins/EXPERT.json            which snapshot an expert reads from (hypercast.pins)
 """
 
+import errno
 import json
+import logging
 import operator
-import shutil
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from torch import Tensor
 
 import hypercast.tensors
 from hypercast import pins
-from hypercast.errors import RegistryError
+from hypercast import snapshot as snapshots
+from hypercast.codec import rows
+from hypercast.errors import ConflictError, RegistryError
 from hypercast.lock import exclusive
+from hypercast.objects import channels, weights
+from hypercast.objects.catalogue import RESERVED, Catalogue
+from hypercast.objects.channels import LATEST
 from hypercast.pins import Pin, check_name, snapshot_name
 from hypercast.snapshot import Snapshot
 from streaming import files
 
-RESERVED = ("pins", "segments", "online")
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
+"""What a disk says that is full, read-only or broken; other errors of the system are bugs."""
+
+_logger = logging.getLogger(__name__)
 
 
-class Registry:
-    """Snapshots by lineage, and the pins of experts, under one folder.
+class Registry(Catalogue):
+    """Snapshots by lineage, channels, and the pins of experts, under one folder.
 
     Any number of processes may read while one publishes; writers wait for each other.
     """
-
-    def __init__(self, root: Path | str) -> None:
-        self.root = Path(root)
 
     def publish(
         self,
@@ -51,8 +58,11 @@ class Registry:
         metrics: Mapping[str, float],
         parent: str | None,
         metadata: Mapping[str, Any],
+        only_after_parent: bool = False,
     ) -> Snapshot:
         """Publish the next version of ``lineage``; the same weights at the same watermark return what exists.
+
+        Only what has changed since ``parent`` is written (:mod:`hypercast.objects.weights`).
 
         Args:
             lineage: a letter followed by letters, digits, ``_`` or ``-``.
@@ -60,139 +70,154 @@ class Registry:
             watermark: microseconds UTC, see :class:`Snapshot`. Grows from version to version.
             schema_hash: digest of the data set's configuration.
             dims: widths by name, one for each representation that is published (``{"penultimate": 64}``).
-            dtype: dtype of the published vectors, ``float16`` or ``float32``.
+            dtype: codec of the published vectors, one of :data:`hypercast.codec.rows.NAMES`.
             tasks: tasks whose logits are published.
             metrics: JSON-able numbers by name.
             parent: name of the snapshot that training went on from; None for the first.
             metadata: anything else, JSON-able.
+            only_after_parent: refuse unless ``parent`` is still the newest of the lineage (None: unless the lineage
+                is empty), so that of several writers that went on from one snapshot one wins.
 
         Raises:
-            RegistryError: a bad name, an unknown parent, other weights at a known watermark, a watermark in the past.
+            ConflictError: ``only_after_parent``, and somebody else has published in between. Nothing was written.
+            RegistryError: a bad name, an unknown parent, other weights at a known watermark, a watermark in the past,
+                damage, or a disk that is full or read-only.
         """
         check_name(lineage, what="lineage")
         if lineage in RESERVED:
             raise RegistryError(f"lineage {lineage!r} is a reserved name; reserved are {RESERVED}. Example: 'FM'.")
-        if dtype not in ("float16", "float32"):
-            raise RegistryError(f"lineage {lineage}: dtype {dtype!r} of its vectors: allowed are 'float16', 'float32'.")
+        if dtype not in rows.NAMES:
+            raise RegistryError(f"lineage {lineage}: dtype {dtype!r} of its vectors: allowed are {rows.NAMES}.")
         if not tensors:
             raise RegistryError(f"lineage {lineage}: no weights to publish. Pass the model's state_dict() as tensors.")
-        watermark = operator.index(watermark)
-        digest = hypercast.tensors.digest(tensors)
-        with exclusive(self.root):
-            folder = self.root / lineage
-            folder.mkdir(exist_ok=True)
-            _clean(folder)
+        digests = hypercast.tensors.digests(tensors)
+        facts = {
+            "parent": parent,
+            "watermark": operator.index(watermark),
+            "schema_hash": schema_hash,
+            "dims": dict(dims),
+            "dtype": dtype,
+            "tasks": list(tasks),
+            "metrics": dict(metrics),
+            "metadata": dict(metadata),
+            "weights_digest": hypercast.tensors.digest_of_digests(digests),
+            "bytes_total": sum(tensor.nbytes for tensor in tensors.values()),
+        }
+        _check_json(lineage, facts)
+        with self._writing(lineage):
             known = self.list(lineage)
-            for snapshot in known:
-                if snapshot.watermark == watermark:
-                    return self._again(snapshot, known[-1], digest)
-            if known and watermark < known[-1].watermark:
-                raise RegistryError(
-                    f"lineage {lineage}: watermark {watermark} is before {known[-1].watermark} of {known[-1].name}. "
-                    "Watermarks grow from version to version: start another lineage to train on earlier data."
+            latest = channels.read(self.root, lineage, LATEST)
+            same = next((snapshot for snapshot in known if snapshot.watermark == watermark), None)
+            if same is not None and same.manifest["weights_digest"] == facts["weights_digest"]:
+                # A writer killed between the folder and the channel leaves the channel one behind.
+                if known[-1].version > latest.reached:
+                    channels.write(self.root, latest.to(known[-1].name))
+                return same
+            newest = known[-1].name if known else None
+            if only_after_parent and parent != newest:
+                raise ConflictError(
+                    f"lineage {lineage}: the newest snapshot is {newest}, not {parent}, from which this training went "
+                    "on: somebody else has published. Go on from the newest, or publish under another lineage."
                 )
-            if parent is not None and self.get(parent).watermark > watermark:
-                raise RegistryError(f"lineage {lineage}: watermark {watermark} is before that of its parent {parent}.")
-            version = 1 + max((int(path.name) for path in _versions(folder)), default=0)
-            manifest: dict[str, Any] = {
-                "name": snapshot_name(lineage, version),
-                "lineage": lineage,
-                "version": version,
-                "parent": parent,
-                "watermark": watermark,
-                "schema_hash": schema_hash,
-                "dims": dict(dims),
-                "dtype": dtype,
-                "tasks": list(tasks),
-                "metrics": dict(metrics),
-                "metadata": dict(metadata),
-                "weights_digest": digest,
-            }
-            path = folder / f"{version:04d}"
-            files.write_directory(path, lambda partial: _write(partial, tensors, manifest))
-            files.write_text(folder / "CURRENT", path.name)
-            return self.get(manifest["name"])
+            base = self._parent(lineage, parent, watermark=watermark, known=known, same=same)
+            version = 1 + max((int(path.name) for path in snapshots.versions(self.root / lineage)), default=0)
+            written = weights.write(self.contents, tensors, digests=digests, parent=base)
+            name = snapshot_name(lineage, version)
+            identity = {"name": name, "lineage": lineage, "version": version}
+            manifest = identity | facts | {"bytes_written": written.bytes_beyond(base)} | written.to_json()
+            path = self.root / lineage / f"{version:04d}"
+            files.write_directory(path, lambda partial: snapshots.write(partial, manifest))
+            if not known:
+                files.fsync_directory(self.root)
+            channels.write(self.root, latest.to(name))
+            snapshot = self.get(name)
+            _logger.info("%s published, %.1f %% of its weights written", snapshot.name, 100 * snapshot.share_written)
+            return snapshot
 
-    def _again(self, existing: Snapshot, newest: Snapshot, digest: str) -> Snapshot:
-        if existing.manifest["weights_digest"] != digest:
+    def _parent(
+        self, lineage: str, parent: str | None, *, watermark: int, known: Sequence[Snapshot], same: Snapshot | None
+    ) -> weights.Weights:
+        """The weights to refer to, if the order of watermarks allows the next version."""
+        if same is not None:
             raise RegistryError(
-                f"{existing.name} has the same watermark {existing.watermark} but other weights: a snapshot is never "
-                "overwritten. Publish under another lineage, or delete "
-                f"{existing.path} if it was a mistake and no expert reads from it."
+                f"{same.name} has the same watermark {watermark} but other weights: a snapshot is never overwritten. "
+                f"Publish under another lineage, or delete {same.path} if it was a mistake and no expert reads from it."
             )
-        # A writer killed between the folder and the pointer leaves the pointer one behind.
-        files.write_text(newest.path.parent / "CURRENT", newest.path.name)
-        return existing
-
-    def lineages(self) -> Sequence[str]:
-        """Names of all lineages that have a snapshot, sorted."""
-        if not self.root.is_dir():
-            return []
-        names = sorted(path.name for path in self.root.iterdir() if path.is_dir() and pins.NAME.fullmatch(path.name))
-        return [name for name in names if name not in RESERVED and self.list(name)]
-
-    def list(self, lineage: str) -> Sequence[Snapshot]:
-        """All snapshots of ``lineage`` by version (and so by watermark); empty if there is none."""
-        found = [Snapshot.open(path) for path in _versions(self.root / check_name(lineage, what="lineage"))]
-        return [snapshot for snapshot in found if snapshot is not None]
-
-    def get(self, name: str) -> Snapshot:
-        """The snapshot called ``name``.
-
-        Raises:
-            RegistryError: there is none; the message lists those that there are.
-        """
-        lineage, version = pins.parse_snapshot_name(name)
-        snapshot = Snapshot.open(self.root / lineage / f"{version:04d}")
-        if snapshot is None:
-            raise RegistryError(f"{self.root}: no snapshot {name}. {self._available(lineage)}")
-        return snapshot
-
-    def current(self, lineage: str) -> Snapshot:
-        """The snapshot that CURRENT points to: the newest.
-
-        Raises:
-            RegistryError: the lineage has published nothing.
-        """
-        try:
-            version = (self.root / check_name(lineage, what="lineage") / "CURRENT").read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise RegistryError(f"{self.root}: no snapshot of {lineage!r}. {self._available(lineage)}") from None
-        return self.get(f"{lineage}@{version}")
-
-    def latest(self, lineage: str, *, as_of: int) -> Snapshot:
-        """The snapshot with the largest watermark that is not later than ``as_of`` (microseconds UTC): law L3.
-
-        Raises:
-            RegistryError: there is none.
-        """
-        snapshots = [snapshot for snapshot in self.list(lineage) if snapshot.watermark <= as_of]
-        if not snapshots:
+        if known and watermark < known[-1].watermark:
             raise RegistryError(
-                f"{self.root}: no snapshot of {lineage!r} with a watermark up to {as_of}. {self._available(lineage)}"
+                f"lineage {lineage}: watermark {watermark} is before {known[-1].watermark} of {known[-1].name}. "
+                "Watermarks grow from version to version: start another lineage to train on earlier data."
             )
-        return max(snapshots, key=lambda snapshot: snapshot.watermark)
+        if parent is None:
+            return weights.NOTHING
+        snapshot = self.get(parent)
+        if snapshot.watermark > watermark:
+            raise RegistryError(f"lineage {lineage}: watermark {watermark} is before that of its parent {parent}.")
+        return snapshot.weights
+
+    def move(self, lineage: str, channel: str, *, expected: str | None, to: str | None) -> None:
+        """Let ``channel`` point to the snapshot ``to`` (None removes it), if it points to ``expected`` now.
+
+        Args:
+            lineage: ``FM``.
+            channel: any name; ``latest`` is moved by every publish and cannot be removed.
+            expected: name of the snapshot that the mover believes it to point to; None: there is no such channel.
+            to: name of a snapshot of this lineage.
+
+        Raises:
+            ConflictError: it points to something else; of several movers one wins.
+            RegistryError: a bad name, or no such snapshot of this lineage.
+        """
+        if to is None and channel == LATEST:
+            raise RegistryError(f"channel {lineage}/{LATEST} cannot be removed: publishing moves it.")
+        if to is not None and pins.parse_snapshot_name(to)[0] != lineage:
+            raise RegistryError(f"channel {lineage}/{channel} points to snapshots of {lineage}, never to {to}.")
+        with self._writing(lineage):
+            before = channels.read(self.root, lineage, channel)
+            before.expect(expected)
+            if to is not None:
+                self.get(to)
+                channels.write(self.root, before.to(to))
+            elif before.history:
+                channels.remove(self.root, before)
+
+    def rollback_channel(self, lineage: str, channel: str) -> Snapshot:
+        """Let ``channel`` point again to what it pointed to before its last move, and forget that move.
+
+        Raises:
+            RegistryError: it has pointed to nothing else, or that snapshot is gone.
+        """
+        with self._writing(lineage):
+            before = channels.read(self.root, lineage, channel).back()
+            snapshot = self.get(before.history[-1])
+            channels.write(self.root, before)
+            return snapshot
 
     def prune(self, lineage: str, *, keep: int) -> Sequence[str]:
         """Remove all but the ``keep`` newest snapshots and return the names of the removed.
 
-        The current one, those that an expert is pinned to, and those that a rollback would return to stay.
+        Those that a channel points to, that an expert is pinned to, and that a rollback of either would return to stay;
+        of ``latest``, which publishing moves, ``keep`` says how far back one can go. Objects that no snapshot of any
+        lineage needs any more go too.
         """
         if keep < 1:
             raise RegistryError(f"prune {lineage}: keep must be at least 1, got {keep}.")
-        with exclusive(self.root):
-            snapshots = self.list(lineage)
-            kept = {snapshot.name for snapshot in snapshots[-keep:]}
+        with self._writing(lineage):
+            known = self.list(lineage)
+            kept = {snapshot.name for snapshot in known[-keep:]}
             kept |= {pin.target for expert in pins.experts(self.root) for pin in pins.read(self.root, expert)[-2:]}
-            if snapshots:
-                kept.add(self.current(lineage).name)
-            removed = [snapshot for snapshot in snapshots if snapshot.name not in kept]
-            for snapshot in removed:
-                # Out of sight in one step, so that no reader finds half a folder.
-                snapshot.path.rename(snapshot.path.with_name(f".{snapshot.path.name}.removed"))
-            if snapshots:
-                _clean(self.root / lineage)
-            return [snapshot.name for snapshot in removed]
+            for name in channels.names(self.root, lineage):
+                kept |= set(channels.read(self.root, lineage, name).history[-1 if name == LATEST else -2 :])
+            removed = {snapshot.name: snapshot for snapshot in known if snapshot.name not in kept}
+            # Everything is read before anything goes: a manifest that cannot be read says not what it needs.
+            everything = [snapshot for each in self.lineages() for snapshot in self.list(each)]
+            remaining = [snapshot for snapshot in everything if snapshot.name not in removed]
+            used = {digest for snapshot in remaining for digest in snapshot.weights.objects}
+            for snapshot in removed.values():
+                snapshots.hide(snapshot)
+            snapshots.clean(self.root / lineage)
+            self.contents.sweep(used)
+            return [*removed]
 
     def pin(self, expert: str, *, lineage: str, version: int | None = None) -> Pin:
         """Tie ``expert`` to ``lineage``, to one ``version`` of it or, with None, to its newest as it goes.
@@ -203,7 +228,7 @@ class Registry:
             RegistryError: a bad name, or no such version.
         """
         check_name(lineage, what="lineage")
-        with exclusive(self.root):
+        with self._writing():
             history = pins.read(self.root, expert)
             published = self.list(lineage) if version is None else [self.get(snapshot_name(lineage, version))]
             pin = Pin(
@@ -217,27 +242,13 @@ class Registry:
                 pins.write(self.root, expert, [*history, pin])
             return pin
 
-    def pinned(self, expert: str) -> Pin:
-        """The pin of ``expert`` that holds.
-
-        Raises:
-            RegistryError: the expert was never pinned.
-        """
-        history = pins.read(self.root, expert)
-        if not history:
-            raise RegistryError(
-                f"{self.root}: expert {expert!r} is not pinned; pinned are {pins.experts(self.root)}. "
-                f"Pin it: hypercast expert pin {expert} --lineage FM."
-            )
-        return history[-1]
-
     def rollback(self, expert: str) -> Pin:
         """Return ``expert`` to the pin it had before, and forget the present one.
 
         Raises:
             RegistryError: it has no earlier pin, or the snapshot of that pin is gone.
         """
-        with exclusive(self.root):
+        with self._writing():
             self.pinned(expert)
             history = pins.read(self.root, expert)[:-1]
             if not history:
@@ -247,39 +258,41 @@ class Registry:
             pins.write(self.root, expert, history)
             return history[-1]
 
-    def _available(self, lineage: str) -> str:
-        names = ", ".join(f"{snapshot.name} (watermark {snapshot.watermark})" for snapshot in self.list(lineage))
-        if names:
-            return f"There are: {names}."
-        return f"Lineages with snapshots: {self.lineages()}. Train one: hypercast run PLATFORM.yaml."
+    def _clean(self, lineage: str | None) -> None:
+        if lineage is not None:
+            snapshots.clean(self.root / check_name(lineage, what="lineage"))
+            self.contents.clean()
+
+    @contextmanager
+    def _writing(self, lineage: str | None = None) -> Iterator[None]:
+        """Hold the writer's lock, without the left-overs of the killed in ``lineage``.
+
+        Raises:
+            RegistryError: the disk is full, read-only or broken. Left-overs are removed if it lets us.
+        """
+        try:
+            with exclusive(self.root):
+                try:
+                    self._clean(lineage)
+                    yield
+                except OSError:
+                    with suppress(OSError):
+                        self._clean(lineage)
+                    raise
+        except OSError as error:
+            if error.errno not in DISK:
+                raise
+            raise RegistryError(
+                f"{self.root}: cannot be written ({error.strerror}: {error.filename}). What was published before is "
+                "whole and can be read. Make room or make the folder writable, then do it again."
+            ) from error
 
 
-def _versions(folder: Path) -> list[Path]:
-    """Folders of versions by number, whether READY or not."""
-    if not folder.is_dir():
-        return []
-    return sorted((path for path in folder.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))
-
-
-def _write(folder: Path, tensors: Mapping[str, Tensor], manifest: dict[str, Any]) -> None:
-    weights = folder / "weights.safetensors"
-    hypercast.tensors.save(weights, tensors)
-    manifest = {**manifest, "files": {weights.name: files.sha256_of(weights)}}
+def _check_json(lineage: str, facts: Mapping[str, Any]) -> None:
     try:
-        text = json.dumps(manifest, indent=2)
+        json.dumps(facts)
     except TypeError as error:
         raise RegistryError(
-            f"lineage {manifest['lineage']}: metrics, dims and metadata must be JSON values ({error}). "
+            f"lineage {lineage}: metrics, dims and metadata must be JSON values ({error}). "
             "Example: metrics={'ne': float(ne)}."
         ) from None
-    (folder / "manifest.json").write_text(text + "\n", encoding="utf-8")
-    (folder / "READY").write_text(files.sha256_of(folder / "manifest.json"), encoding="utf-8")
-
-
-def _clean(folder: Path) -> None:
-    """Remove what killed writers left: hidden names only, never a version. The caller holds the lock."""
-    for path in folder.glob(".*"):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()

@@ -36,6 +36,9 @@ PLATFORM = "platform"
 FOUNDATION = "fm"
 """Key of the foundation model's run."""
 
+DRIFT_ALARM = "drift/alarm"
+"""Metric that is 1 where embeddings have moved too far from one snapshot to the next (:mod:`transfer.drift`)."""
+
 _METRICS_PER_CALL = 1000
 _PARAMS_PER_CALL = 100
 _LONGEST_PARAM = 6000
@@ -116,6 +119,9 @@ class Monitor:
             run = self._state.runs[key]
             fresh = {name: float(value) for name, value in values.items() if window > run.last.get(name, -1)}
             points = [Metric(name, value, end // 1000, window) for name, value in fresh.items() if math.isfinite(value)]
+            if fresh.get(DRIFT_ALARM):
+                told = ", ".join(f"{name} {value:.3g}" for name, value in fresh.items() if name.startswith("drift/"))
+                _logger.warning("window %d: embeddings have drifted further than they should: %s", window, told)
             for begin in range(0, len(points), _METRICS_PER_CALL):
                 self._client.log_batch(run.run_id, metrics=points[begin : begin + _METRICS_PER_CALL])
             if len(points) < len(fresh):

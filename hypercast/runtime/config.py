@@ -7,6 +7,7 @@ import pydantic
 
 from experts.steps import SurfaceLearner
 from foundation.steps import FoundationLearner
+from hypercast.store.online import OnlineStore
 from hypercast.store.tae_log import TaeLog
 from streaming.config import Config
 from streaming.importers.complete_journey import CompleteJourney
@@ -33,6 +34,8 @@ class PlatformConfig(Config):
         engine: ``local`` runs jobs one after the other in this process, ``ray`` in actors side by side.
         expert_jobs: over how many jobs the surfaces' experts are spread.
         threads: of torch in each job. Results are the same bits for the same number, under either engine.
+        online: the store that serving reads, fed with what is published to the TAE log; ``{}`` keeps it in the run
+            folder. Experts do not read it.
     """
 
     name: str
@@ -47,6 +50,7 @@ class PlatformConfig(Config):
     foundation: FoundationLearner.Config = FoundationLearner.Config()
     expert: SurfaceLearner.Config = SurfaceLearner.Config()
     log: TaeLog.Config = TaeLog.Config()
+    online: OnlineStore.Config | None = None
     monitor: Monitor.Config = Monitor.Config()
 
     def report_spans(self) -> list[Span]:

@@ -11,6 +11,7 @@ from hypercast import pins
 from hypercast.pins import Pin
 from hypercast.registry import Registry
 from hypercast.runtime.config import PlatformConfig
+from hypercast.runtime.online import OnlineFeed
 from hypercast.store.tae_log import TaeLog
 from hypercast.training.loop import ContinualTrainer
 from hypercast.training.memory import keep_freed_memory
@@ -31,9 +32,15 @@ class FoundationJob:
             workspace=self.workspace,
             registry=Registry(run / "registry"),
             log=config.log.build(run / "tae_log"),
+            probe=run / "probe",
         )
         self.learner = FoundationLearner(
             config=config.foundation, workspace=self.workspace, publisher=self.publisher, seed=config.seeds[0]
+        )
+        self.feed = (
+            OnlineFeed(config=config.online, folder=run / "online", publisher=self.publisher, workspace=self.workspace)
+            if config.online is not None
+            else None
         )
         self.trainer = ContinualTrainer(
             config=config.foundation.trainer, learner=self.learner, checkpoints=run / "checkpoints" / "foundation"
@@ -42,14 +49,17 @@ class FoundationJob:
     def publish(self, window: int) -> None:
         """Write the window's TAEs, by weights that have seen nothing of it; nothing if the window is done.
 
-        A window that was done before a restart is in the log, and the snapshot that wrote it may have been pruned.
+        A window that was done before a restart is in the log, and the snapshot that wrote it may have been pruned. The
+        online store catches up in any case, if the platform has one.
         """
+        current = self.workspace.dataset.window(window)
         if window not in self.trainer.metrics:
-            current = self.workspace.dataset.window(window)
             self.learner.prepare(current)
             self.publisher.publish(current)
             for snapshot in self.publisher.pinned_for(current):
                 self.publisher.publish(current, snapshot)
+        if self.feed is not None:
+            self.feed.feed(current)
 
     def run_window(self, window: int) -> dict[str, float]:
         """Train on the window and release the next snapshot; returns metrics."""

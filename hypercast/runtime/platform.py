@@ -166,10 +166,11 @@ class Platform:
     def _keep_config(self) -> None:
         """Write the configuration into the run folder, or refuse a folder that was begun with another one.
 
-        The engine, the number of expert jobs and of windows may change between runs: results do not depend on them.
+        The engine, the number of expert jobs and of windows, and the online store may change between runs: results do
+        not depend on them.
         """
         path = self.run_folder / "platform.yaml"
-        free = {"engine", "expert_jobs", "windows", "run"}
+        free = {"engine", "expert_jobs", "windows", "run", "online"}
         if path.is_file():
             before = configuration.load(path, PlatformConfig)
             if before.model_dump(exclude=free) != self.config.model_dump(exclude=free):

@@ -1,331 +1,309 @@
-"""The embedded online store: point reads by key in one process, kept on disk in atomic segments.
+"""The online store: vectors by (surface, user, item) and by user, over any engine (:mod:`hypercast.store.engine`).
 
-::
+A read climbs down a ladder (:mod:`hypercast.store.ladder`), and every rung is counted: the key's own vector while
+FRESH, or STALE; the user's aggregate; zeros with the mask bit off. Expiry is checked when read, against the reader's
+clock. No vector that was computed after that clock is ever read, however it is set: a reader whose clock went back
+reads what there was then.
 
-    ROOT/online/FM@0007/
-      candidates-00000001.arrow    surface, user_id, item_id, computed_at, history_end, vector
-      users-00000001.arrow         user_id, computed_at, history_end, vector
+Readers that follow a lineage read the snapshot that a channel names (:mod:`hypercast.store.channels`), never one that
+is still being put. Those that are pinned to a version read that; or what the channel names, through an adapter
+(:mod:`hypercast.store.adapter`), if they ask for it.
 
-A read climbs down a ladder, and every rung is counted: the key's own vector while FRESH, or STALE; the user's
-aggregate; zeros with the mask bit off. Expiry is checked when read, against the reader's clock.
+Shape legend: N keys, D numbers of a vector, B bytes of an encoded one.
 """
 
-from dataclasses import dataclass
-from enum import IntEnum
-from functools import partial
+import logging
+import time as clock
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import pyarrow as pa
-from torch import Tensor
+from numpy.typing import NDArray
 
-from hypercast import codec
+from hypercast.codec import rows as codecs
 from hypercast.errors import StoreError
-from hypercast.lock import exclusive
 from hypercast.pins import Pin, parse_snapshot_name
-from hypercast.snapshot import Snapshot
-from hypercast.store import status as statuses
-from hypercast.store.status import Freshness, Status
-from streaming import files
-from streaming.errors import LeakageError
+from hypercast.store import adapter_rows, admission, choice, ladder, own_keys
+from hypercast.store.adapter import Adapter
+from hypercast.store.channels import Channels
+from hypercast.store.engine import Engine, Integers, Layout, UnreachableError
+from hypercast.store.ladder import Counters, Lookup
+from hypercast.store.online_config import OnlineConfig
 
-KEYS = {"candidates": ("surface", "user_id", "item_id"), "users": ("user_id",)}
+if TYPE_CHECKING:
+    from hypercast.snapshot import Snapshot
 
-
-class Rung(IntEnum):
-    """Where a vector came from."""
-
-    FRESH = 0
-    STALE = 1
-    USER = 2
-    ZEROS = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lookup:
-    """What was read for N keys.
-
-    Attributes:
-        vector: float32 [N, D].
-        status: uint8 [N], :class:`Status` of the key's own vector.
-        rung: uint8 [N], :class:`Rung` that the vector came from.
-        age: int64 [N], microseconds since the vector was computed; 0 on the rung ZEROS.
-    """
-
-    vector: np.ndarray
-    status: np.ndarray
-    rung: np.ndarray
-    age: np.ndarray
-
-    @property
-    def present(self) -> np.ndarray:
-        """Bool [N]: the mask bit; off on the rung ZEROS."""
-        return self.rung != Rung.ZEROS
-
-    def counts(self) -> dict[str, int]:
-        """Number of keys by status name; all four names are always there."""
-        return statuses.count(self.status)
-
-    def rungs(self) -> dict[str, int]:
-        """Number of keys by rung name; all four names are always there."""
-        totals = np.bincount(self.rung, minlength=len(Rung))
-        return {rung.name: int(totals[rung]) for rung in Rung}
+_logger = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 
 class OnlineStore:
-    """Vectors of one representation by (snapshot, surface, user, item) and by (snapshot, user).
+    """Vectors of one representation, by snapshot. What was put is seen by others after :meth:`publish`."""
 
-    What was put is readable at once, and on disk after :meth:`flush`.
+    class Config(OnlineConfig):
+        """See :class:`hypercast.store.online_config.OnlineConfig`."""
 
-    Raises:
-        StoreError: on opening, a file of the store is damaged.
-    """
+        def build(self, root: Path | str | None = None) -> "OnlineStore":
+            """The store over the engine that is named, or over a local one in ``root``.
 
-    class Config(Freshness):
-        """Ages (seconds) up to which a vector is FRESH, and after which it is EXPIRED; the vectors' name."""
+            Raises:
+                StoreError: neither is given.
+            """
+            engine = self.engine
+            if engine is None:
+                if root is None:
+                    raise StoreError(f"online store: no engine is given. Example: engine: {choice.EXAMPLE}")
+                engine = choice.config_class("local").model_validate({"path": Path(root)})
+            return OnlineStore(config=self, engine=choice.build(engine))
 
-        representation: str = "penultimate"
-
-        def build(self, root: Path | str) -> "OnlineStore":
-            """The store under ``root``."""
-            return OnlineStore(root, config=self)
-
-    def __init__(self, root: Path | str, *, config: Config | None = None) -> None:
-        self.root = Path(root)
-        self.config = config or OnlineStore.Config()
-        self._tables: dict[tuple[str, str], _Table] = {}
-        self._rungs = dict.fromkeys((rung.name for rung in Rung), 0)
-        for path in sorted((self.root / "online").glob("*/[!.]*.arrow")):
-            self._load(path)
-
-    @property
-    def rungs(self) -> dict[str, int]:
-        """Keys read since opening, by rung name."""
-        return dict(self._rungs)
+    def __init__(self, *, config: Config, engine: Engine) -> None:
+        self.config = config
+        self.engine = engine
+        self.channels = Channels(engine)
+        self.counters = Counters()
+        self._believed: dict[str, tuple[float, Any]] = {}
+        self._adapters: dict[tuple[str, str], Adapter] = {}
+        self._out_of_reach_until: float | None = None
 
     def put(
         self,
         *,
-        snapshot: Snapshot,
-        surface: np.ndarray,
-        user_id: np.ndarray,
-        item_id: np.ndarray,
-        vector: np.ndarray | Tensor,
-        computed_at: np.ndarray,
-        history_end: np.ndarray,
+        snapshot: "Snapshot",
+        surface: Integers,
+        user_id: Integers,
+        item_id: Integers,
+        vector: NDArray[np.floating[Any]],
+        computed_at: Integers,
+        history_end: Integers,
     ) -> None:
-        """Store N vectors by (surface, user, item); of two for one key, the one computed later holds.
+        """Store N vectors by (surface, user, item). The same key and ``computed_at`` replaces what was there.
 
         Args:
             snapshot: that computed them.
-            surface, user_id, item_id: integers [N].
-            vector: [N, D] in the snapshot's width and dtype.
+            surface, item_id: integers [N], not negative.
+            user_id: integers [N].
+            vector: float [N, D] in the snapshot's width.
             computed_at: int64 [N], microseconds UTC, not before the snapshot's watermark.
             history_end: int64 [N], exclusive end of the history that was read, not after ``computed_at``.
 
         Raises:
-            StoreError: another width or dtype than the snapshot's, or lengths that differ.
-            LeakageError: times out of order.
+            StoreError: another width than the snapshot's, lengths that differ, ids that are no integers or negative,
+                a number that the codec cannot hold, or another codec than the snapshot's rows have.
+            LeakageError: times out of order (law L3).
+            UnreachableError: the server does not answer.
         """
-        keys = np.stack([np.asarray(column, np.int64) for column in (surface, user_id, item_id)], axis=1)
-        self._put("candidates", snapshot, keys, vector, computed_at, history_end)
+        self._put(snapshot, own_keys.of_candidates(surface, user_id, item_id), vector, computed_at, history_end)
 
     def put_users(
         self,
         *,
-        snapshot: Snapshot,
-        user_id: np.ndarray,
-        vector: np.ndarray | Tensor,
-        computed_at: np.ndarray,
-        history_end: np.ndarray,
+        snapshot: "Snapshot",
+        user_id: Integers,
+        vector: NDArray[np.floating[Any]],
+        computed_at: Integers,
+        history_end: Integers,
     ) -> None:
         """Store N users' aggregates; shapes, units and errors as for :meth:`put`."""
-        self._put("users", snapshot, np.asarray(user_id, np.int64)[:, None], vector, computed_at, history_end)
+        self._put(snapshot, own_keys.of_users(user_id), vector, computed_at, history_end)
+
+    def put_adapter(self, adapter: Adapter, *, at: int) -> None:
+        """Keep an adapter beside its source's rows, so that whoever reads them can apply it; ``at``: microseconds UTC.
+
+        Raises:
+            StoreError: the source has no rows yet.
+        """
+        adapter_rows.write(self.engine, self.channels.layout(adapter.source), adapter, at=at)
+
+    def adapter(self, source: str, target: str) -> Adapter | None:
+        """The adapter from snapshot ``source`` to ``target``; None if there is none.
+
+        Raises:
+            StoreError: it is damaged.
+        """
+        if (source, target) not in self._adapters:
+            found = adapter_rows.read(self.engine, source, target)
+            if found is None:
+                return None
+            self._adapters[source, target] = found
+        return self._adapters[source, target]
+
+    def publish(self, snapshot: str, *, expected: str | None, at: int, channel: str = "latest") -> None:
+        """Keep all that was put of ``snapshot`` and let ``LINEAGE/channel`` name it; once is as good as twice.
+
+        Args:
+            snapshot: its name.
+            expected: what the channel names now, as far as the caller knows; None for nothing.
+            at: microseconds UTC, from when on readers are taken to have read it (:meth:`get_as_of`).
+            channel: a name, ``latest`` or ``stable`` for example.
+
+        Raises:
+            ConflictError: the channel names something else: somebody else has published.
+            StoreError: the snapshot has no rows, or a bad name.
+        """
+        self.channels.publish(snapshot, channel, expected=expected, at=at)
+        self._believed.clear()
+
+    def rollback(self, lineage: str, *, channel: str = "latest") -> str:
+        """Let the channel name again what it named before it was moved last; returns that.
+
+        Raises:
+            StoreError: it was moved back already, or only once at all.
+            ConflictError: somebody else moves it at the same time.
+        """
+        before = self.channels.rollback(lineage, channel)
+        self._believed.clear()
+        return before
+
+    def current(self, lineage: str, *, channel: str = "latest") -> str | None:
+        """Name of the snapshot that the channel names; None for nothing."""
+        return self._known(f"{lineage}/{channel}", lambda: self.channels.current(lineage, channel))
+
+    def retain(self, lineage: str, keep: set[str]) -> list[str]:
+        """Drop the lineage's snapshots but those to ``keep`` and those that a pointer names; returns the dropped."""
+        dropped = self.channels.retain(lineage, keep)
+        self._believed.clear()
+        return dropped
 
     def get(
-        self, *, pin: Pin, surface: np.ndarray, user_id: np.ndarray, item_id: np.ndarray, now: int, width: int
+        self,
+        *,
+        pin: Pin,
+        surface: Integers,
+        user_id: Integers,
+        item_id: Integers,
+        now: int,
+        width: int,
+        channel: str = "latest",
+        adapt: bool = False,
     ) -> Lookup:
         """Vectors of N keys as of ``now``, by the ladder.
 
-        A fixed pin reads its snapshot's vectors, one that follows reads those of the newest version in the store.
+        A fixed pin reads its snapshot's vectors, one that follows reads those of the snapshot that ``channel`` names.
 
         Args:
             pin: of the expert that reads.
             surface, user_id, item_id: integers [N].
-            now: microseconds UTC.
+            now: microseconds UTC. What was computed later is not there.
             width: D, which the expert was built for.
+            channel: that a following pin reads.
+            adapt: let a fixed pin read what ``channel`` names, by the adapter to its own snapshot.
 
         Raises:
-            RegistryError: the pin refuses the vectors' lineage, snapshot, width or dtype.
-            StoreError: another width than asked for.
-            LeakageError: a vector was computed after ``now``.
+            RegistryError: the pin refuses the vectors' lineage, snapshot, width or codec.
+            StoreError: another width or representation than asked for; or ``adapt``, and there is no adapter, or one
+                with a greater error than is allowed.
+            UnreachableError: the server does not answer, and ``unreachable`` is ``wait``.
         """
-        rows = len(user_id)
-        vector = np.zeros((rows, width), np.float32)
-        status = np.full(rows, Status.MISS, np.uint8)
-        rung = np.full(rows, Rung.ZEROS, np.uint8)
-        age = np.zeros(rows, np.int64)
-        snapshot = self._serving(pin)
-        if snapshot is not None:
-            columns = [np.asarray(column, np.int64) for column in (surface, user_id, item_id)]
-            own = self._read(pin, "candidates", snapshot, np.stack(columns, axis=1), now=now, width=width)
-            users = self._read(pin, "users", snapshot, columns[1][:, None], now=now, width=width)
-            status = own.status
-            for source, usable, step in (
-                (users, users.status <= Status.STALE, Rung.USER),
-                (own, own.status == Status.STALE, Rung.STALE),
-                (own, own.status == Status.FRESH, Rung.FRESH),
-            ):
-                vector[usable], age[usable], rung[usable] = source.vector[usable], source.age[usable], step
-        lookup = Lookup(vector=vector, status=status, rung=rung, age=age)
-        for name, number in lookup.rungs().items():
-            self._rungs[name] += number
-        return lookup
+        key = own_keys.of_candidates(surface, user_id, item_id)
+        return self._answer(pin, key, lambda: self._serving(pin, channel, adapt), now=now, width=width)
 
-    def flush(self) -> list[Path]:
-        """Write what was put since the last flush, one new file per table; returns the files."""
-        written: list[Path] = []
-        with exclusive(self.root / "online"):
-            for (snapshot, kind), table in self._tables.items():
-                if table.dirty:
-                    folder = self.root / "online" / snapshot
-                    numbers = [int(path.stem.split("-")[1]) for path in folder.glob(f"{kind}-*.arrow")]
-                    path = folder / f"{kind}-{1 + max(numbers, default=0):08d}.arrow"
-                    rows = table.to_arrow(KEYS[kind])
-                    files.write_file(path, partial(_write, rows))
-                    table.dirty.clear()
-                    written.append(path)
-        return written
+    def get_as_of(
+        self,
+        time: int,
+        *,
+        pin: Pin,
+        surface: Integers,
+        user_id: Integers,
+        item_id: Integers,
+        width: int,
+        channel: str = "latest",
+    ) -> Lookup:
+        """What :meth:`get` would have answered at ``time`` (microseconds UTC), as far as it is still kept.
+
+        A following pin reads the newest snapshot, up to the one that the channel names now, that had been published
+        in it by then. Of each key's rows the engine keeps the latest few only.
+        """
+        key = own_keys.of_candidates(surface, user_id, item_id)
+
+        def then() -> str | None:
+            return pin.target if pin.version is not None else self.channels.then(pin.lineage, channel, time)
+
+        return self._answer(pin, key, then, now=time, width=width)
+
+    def close(self) -> None:
+        """Let go of the engine."""
+        self.engine.close()
+
+    def _serving(self, pin: Pin, channel: str, adapt: bool) -> str | None:
+        if pin.version is not None and not adapt:
+            return pin.target
+        return self.current(pin.lineage, channel=channel) or (pin.target if pin.version is not None else None)
+
+    def _known(self, name: str, ask: Callable[[], _T]) -> _T:
+        """What the engine said of ``name`` not longer ago than it is believed for."""
+        if not self.config.believed_for:
+            return ask()
+        now = clock.monotonic()
+        until, value = self._believed.get(name, (now, None))
+        if now >= until or value is None:
+            value = ask()
+            self._believed[name] = now + self.config.believed_for, value
+        return value
 
     def _put(
         self,
-        kind: str,
-        snapshot: Snapshot,
-        keys: np.ndarray,
-        vector: np.ndarray | Tensor,
-        computed_at: np.ndarray,
-        history_end: np.ndarray,
+        snapshot: "Snapshot",
+        key: Integers,
+        vector: NDArray[np.floating[Any]],
+        computed_at: Integers,
+        history_end: Integers,
     ) -> None:
-        times = np.stack([np.asarray(computed_at, np.int64), np.asarray(history_end, np.int64)], axis=1)
-        where = f"{self.root}: put of {len(keys)} {kind} by {snapshot.name}"
-        width = snapshot.dims.get(self.config.representation)
-        shape, dtype = tuple(vector.shape), str(vector.dtype).removeprefix("torch.")
-        if shape != (len(keys), width) or dtype != snapshot.dtype or len(times) != len(keys):
-            raise StoreError(
-                f"{where}: vectors have shape {shape} and dtype {dtype}; the snapshot declares "
-                f"{self.config.representation!r} of shape ({len(keys)}, {width}) and dtype {snapshot.dtype}, and there "
-                f"must be as many times ({len(times)})."
-            )
-        vectors = vector.detach().cpu().numpy() if isinstance(vector, Tensor) else vector
-        codec.check_finite(vectors)
-        bad = np.flatnonzero((times[:, 0] < snapshot.watermark) | (times[:, 1] > times[:, 0]))
-        if len(bad):
-            raise LeakageError(
-                f"{where}: row {bad[0]} has computed_at {times[bad[0], 0]} and history_end {times[bad[0], 1]}; needed "
-                f"is watermark {snapshot.watermark} <= computed_at, and history_end <= computed_at (law L3)."
-            )
-        self._table(snapshot.name, kind, vectors).put(keys, vectors, times)
+        computed_at, history_end = np.asarray(computed_at, np.int64), np.asarray(history_end, np.int64)
+        name = self.config.representation
+        admission.check_rows(
+            snapshot, name, rows=len(key), vector=vector, computed_at=computed_at, history_end=history_end
+        )
+        codec, width = codecs.named(self.config.codec or snapshot.dtype), vector.shape[1]
+        self.engine.put(
+            snapshot.name,
+            Layout(representation=name, width=width, codec=codec.name, row_bytes=codec.row_bytes(width)),
+            key=key,
+            computed_at=computed_at,
+            history_end=history_end,
+            payload=codec.encode(vector),
+        )
 
-    def _table(self, snapshot: str, kind: str, vectors: np.ndarray) -> "_Table":
-        table = self._tables.setdefault((snapshot, kind), _Table(vectors.shape[1], vectors.dtype))
-        if table.vectors.shape[1] != vectors.shape[1] or table.vectors.dtype != vectors.dtype:
-            raise StoreError(
-                f"{self.root}: {kind} of {snapshot} are stored with width {table.vectors.shape[1]} as "
-                f"{table.vectors.dtype}, not {vectors.shape[1]} as {vectors.dtype}. Use another folder."
-            )
-        return table
+    def _answer(self, pin: Pin, key: Integers, snapshot: Callable[[], str | None], *, now: int, width: int) -> Lookup:
+        """Look up, count, and step to the bottom of the ladder if the engine is out of reach."""
+        lookup = self._reached(pin, key, snapshot, now=now, width=width)
+        if lookup is None:
+            lookup = ladder.nothing(len(key), width)
+            self.counters.unreachable += len(key)
+        self.counters.add(lookup)
+        return lookup
 
-    def _serving(self, pin: Pin) -> str | None:
-        """The snapshot whose vectors ``pin`` reads; None if the store has none of it."""
-        names = {name for name, _ in self._tables}
-        if pin.version is not None:
-            return pin.target if pin.target in names else None
-        names = {name for name in names if parse_snapshot_name(name)[0] == pin.lineage}
-        return max(names, key=parse_snapshot_name, default=None)
-
-    def _read(self, pin: Pin, kind: str, snapshot: str, keys: np.ndarray, *, now: int, width: int) -> Lookup:
-        """Vectors of one table with their own status; the rung is not decided yet."""
-        status = np.full(len(keys), Status.MISS, np.uint8)
-        age = np.zeros(len(keys), np.int64)
-        vector = np.zeros((len(keys), width), np.float32)
-        table = self._tables.get((snapshot, kind))
-        if table is not None:
-            stored, dtype = table.vectors.shape[1], str(table.vectors.dtype)
-            pin.check(snapshot=snapshot, representation=self.config.representation, width=stored, dtype=dtype)
-            if stored != width:
-                raise StoreError(
-                    f"{self.root}: {kind} of {snapshot} have width {stored}, but expert {pin.expert!r} was built for "
-                    f"{width}. Pin it to a snapshot of that width, or create the expert anew."
-                )
-            rows = table.locate(keys)
-            found = rows >= 0
-            age[found] = now - table.times[rows[found], 0]
-            if (age < 0).any():
-                row = int(age.argmin())
-                raise LeakageError(
-                    f"{self.root}: {kind} key {keys[row].tolist()} was computed {-age[row]} us after now={now}. Read "
-                    "with the time of the request, and put vectors with the time at which they were computed."
-                )
-            status[found] = self.config.classify(age[found])
-            vector[found] = table.vectors[rows[found]]
-        return Lookup(vector=vector, status=status, rung=np.full(len(keys), Rung.ZEROS, np.uint8), age=age)
-
-    def _load(self, path: Path) -> None:
-        kind = path.stem.split("-")[0]
+    def _reached(
+        self, pin: Pin, key: Integers, snapshot: Callable[[], str | None], *, now: int, width: int
+    ) -> Lookup | None:
+        """None if the engine is out of reach, or was a moment ago, and that is not an error."""
+        if self._out_of_reach_until is not None and clock.monotonic() < self._out_of_reach_until:
+            return None
         try:
-            with pa.memory_map(str(path)) as source:
-                rows = pa.ipc.open_file(source).read_all()
-            keys, times = (
-                np.stack([rows.column(name).to_numpy() for name in names], axis=1)
-                for names in (KEYS[kind], ("computed_at", "history_end"))
-            )
-            vectors = codec.decode(rows.column("vector"))
-        except (pa.ArrowInvalid, KeyError) as error:
-            raise StoreError(
-                f"{path}: not a file of the online store ({error}). Delete it; what it held reads as MISS until put."
-            ) from None
-        table = self._table(path.parent.name, kind, vectors)
-        table.put(keys, vectors, times)
-        table.dirty.clear()
+            lookup = self._look_up(pin, key, snapshot(), now=now, width=width)
+        except UnreachableError as error:
+            if self.config.unreachable == "wait":
+                raise
+            if self._out_of_reach_until is None:
+                _logger.warning("online store: zeros are read until the engine answers again (%s)", error)
+            self._out_of_reach_until = clock.monotonic() + self.config.ask_again
+            return None
+        if self._out_of_reach_until is not None:
+            _logger.warning("online store: the engine answers again; %d keys were zeros", self.counters.unreachable)
+            self._out_of_reach_until = None
+        return lookup
 
-
-class _Table:
-    """Keys to rows of arrays that double when full."""
-
-    def __init__(self, width: int, dtype: np.dtype) -> None:
-        self.rows: dict[tuple[int, ...], int] = {}
-        self.vectors = np.zeros((16, width), dtype)
-        self.times = np.zeros((16, 2), np.int64)  # computed_at, history_end
-        self.dirty: set[int] = set()
-
-    def put(self, keys: np.ndarray, vectors: np.ndarray, times: np.ndarray) -> None:
-        for source, key in enumerate(map(tuple, keys.tolist())):
-            row = self.rows.get(key)
-            if row is None:
-                row = self.rows[key] = len(self.rows)
-                if row == len(self.vectors):
-                    self.vectors = np.concatenate([self.vectors, np.zeros_like(self.vectors)])
-                    self.times = np.concatenate([self.times, np.zeros_like(self.times)])
-            elif times[source, 0] < self.times[row, 0]:
-                continue
-            self.vectors[row], self.times[row] = vectors[source], times[source]
-            self.dirty.add(row)
-
-    def locate(self, keys: np.ndarray) -> np.ndarray:
-        """Row int64 [N] of each key, -1 where there is none."""
-        return np.fromiter((self.rows.get(key, -1) for key in map(tuple, keys.tolist())), np.int64, len(keys))
-
-    def to_arrow(self, names: tuple[str, ...]) -> pa.Table:
-        rows = np.fromiter(sorted(self.dirty), np.int64, len(self.dirty))
-        # The dict's insertion order is the order of rows.
-        every = np.array(list(self.rows), np.int64).reshape(len(self.rows), len(names))
-        columns: dict[str, pa.Array] = {name: pa.array(every[rows, place]) for place, name in enumerate(names)}
-        columns["computed_at"] = pa.array(self.times[rows, 0])
-        columns["history_end"] = pa.array(self.times[rows, 1])
-        columns["vector"] = codec.encode(self.vectors[rows], str(self.vectors.dtype))
-        return pa.table(columns)
-
-
-def _write(rows: pa.Table, path: Path) -> None:
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, rows.schema) as writer:
-        writer.write_table(rows)
+    def _look_up(self, pin: Pin, key: Integers, snapshot: str | None, *, now: int, width: int) -> Lookup:
+        layout = self._known(snapshot, lambda: self.engine.layout(snapshot)) if snapshot else None
+        if snapshot is None or layout is None:
+            return ladder.nothing(len(key), width)
+        adapter = None
+        if pin.version is not None and snapshot != pin.target and parse_snapshot_name(snapshot)[0] == pin.lineage:
+            found = self.adapter(snapshot, pin.target)
+            adapter = admission.check_adapter(pin, snapshot, found, most=self.config.adapter_error)
+        admission.check_reader(pin, snapshot, layout, adapter, representation=self.config.representation, width=width)
+        lookup = ladder.climb(self.engine, snapshot, layout, key, now=now, freshness=self.config)
+        if adapter is None:
+            return lookup
+        return replace(lookup, vector=np.where(lookup.present[:, None], adapter.apply(lookup.vector), np.float32(0)))

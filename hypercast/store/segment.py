@@ -3,27 +3,31 @@
 Columns, one chunk each and without nulls::
 
     request_id int64, candidate_id int32, item_id int64, time timestamp[us, UTC], snapshot dictionary<string>,
-    status int8, age int64 (us), REPRESENTATION fixed_size_list<halffloat or float, D> (one or more),
-    teacher_logit_TASK float (any number)
+    status int8, age int64 (us), teacher_logit_TASK float (any number),
+    REPRESENTATION (one or more) fixed_size_list<halffloat or float, D> of codecs float16 and float32, else
+        fixed_size_binary (hypercast.codec)
 
-The file is uncompressed and memory-mapped: what a reader does not touch is never read.
+The file is uncompressed and memory-mapped: what a reader does not touch is never read. Beside it stands its manifest,
+whose every byte follows from the facts and the Arrow file's SHA-256, a digest of itself included: no byte of either
+file can change unseen.
 """
 
+import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from hypercast import codec
+from hypercast.codec import arrow
+from hypercast.codec import rows as codecs
 from hypercast.errors import StoreError
-from hypercast.registry import Snapshot
+from hypercast.pins import Pin
 from hypercast.store.keys import KeyIndex
 from streaming import files
-from streaming.errors import LeakageError
 
 LOGIT = "teacher_logit_"
 TIME = pa.timestamp("us", tz="UTC")
@@ -36,7 +40,8 @@ FIXED: dict[str, pa.DataType] = {
     "status": pa.int8(),
     "age": pa.int64(),
 }
-_METADATA_KEY = b"hypercast.segment"
+METADATA = b"hypercast.segment"
+"""Key of the facts in the Arrow schema's metadata."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +55,7 @@ class Facts:
         requests_digest: SHA-256 of the request file that the rows are aligned with.
         rows: number of rows.
         representations: name to width.
-        dtype: of the representations.
+        dtype: codec of the representations.
         tasks: those that have a teacher logit.
     """
 
@@ -98,17 +103,30 @@ class Segment:
 
         Raises:
             FileNotFoundError: there is no manifest, and so no segment.
-            StoreError: the manifest is damaged.
+            StoreError: the manifest is damaged, or has another segment's name.
         """
+        content = manifest_path.read_bytes()
         try:
-            values = json.loads(manifest_path.read_bytes())
-            return Segment(
-                path=manifest_path.with_suffix(".arrow"), sha256=values["sha256"], facts=Facts(**values["facts"])
-            )
+            values = json.loads(content)
+            facts = Facts(**values["facts"])
+            segment = Segment(path=manifest_path.with_suffix(".arrow"), sha256=values["sha256"], facts=facts)
+            whole = segment.manifest().encode() == content
+            problem = "its digest differs"
         except (ValueError, KeyError, TypeError) as error:
+            whole, problem = False, str(error)
+        if whole and (facts.snapshot, f"window={facts.window:05d}") != (manifest_path.parent.name, manifest_path.stem):
+            whole, problem = False, f"it is that of {facts.snapshot}, window {facts.window}"
+        if not whole:
             raise StoreError(
-                f"{manifest_path}: not a segment's manifest ({error}). Delete it and publish the window again."
-            ) from None
+                f"{manifest_path}: not this segment's manifest ({problem}). Delete it and publish the window again."
+            )
+        return segment
+
+    def manifest(self) -> str:
+        """Content of the JSON file beside the Arrow file."""
+        content = {"sha256": self.sha256, "facts": asdict(self.facts)}
+        digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        return json.dumps({**content, "digest": digest}, indent=2) + "\n"
 
     def verify(self) -> None:
         """Read every byte and compare with the manifest.
@@ -117,10 +135,52 @@ class Segment:
             StoreError: the rows are missing or differ from what was written.
         """
         if not self.path.is_file() or files.sha256_of(self.path) != self.sha256:
+            raise StoreError(f"{self.path}: missing, or not what was published (its SHA-256 differs). {self.remedy}")
+
+    @property
+    def remedy(self) -> str:
+        """What to do about damage."""
+        return f"Delete {self.manifest_path} and publish window {self.window} with {self.snapshot} again."
+
+    def check_read(self, *, pin: Pin, representation: str, width: int, tasks: Sequence[str]) -> None:
+        """Refuse a reader that was made for other vectors.
+
+        Raises:
+            RegistryError: the pin refuses the lineage, snapshot, width or codec.
+            StoreError: another width than asked for, or an unknown representation or task.
+        """
+        stored = self.facts.representations.get(representation)
+        if stored is None:
             raise StoreError(
-                f"{self.path}: missing, or not what was published (its SHA-256 differs). Delete {self.manifest_path} "
-                f"and publish window {self.window} with {self.snapshot} again."
+                f"{self.path}: no representation {representation!r}; there are {sorted(self.facts.representations)}."
             )
+        pin.check(snapshot=self.snapshot, representation=representation, width=stored, dtype=self.facts.dtype)
+        if stored != width:
+            raise StoreError(
+                f"{self.path}: {representation!r} of {self.snapshot} has width {stored}, but expert {pin.expert!r} was "
+                f"built for {width}. Pin it to a snapshot of that width, or create the expert anew."
+            )
+        unknown = [task for task in tasks if task not in self.facts.tasks]
+        if unknown:
+            raise StoreError(f"{self.path}: no teacher logit for task {unknown[0]!r}; there are {self.facts.tasks}.")
+
+    def locate(self, *, request_id: np.ndarray, candidate_id: np.ndarray) -> np.ndarray | None:
+        """Row int64 [C] of each key, -1 where there is none; None if the keys are all rows in order.
+
+        Args:
+            request_id: int64 [C].
+            candidate_id: int32 [C].
+        """
+        if np.array_equal(self.numpy("request_id"), request_id) and np.array_equal(
+            self.numpy("candidate_id"), candidate_id
+        ):
+            return None
+        return self.keys.locate(request_id=request_id, candidate_id=candidate_id)
+
+    def vectors(self, representation: str, rows: np.ndarray | slice) -> np.ndarray:
+        """Those rows' vectors, float32 [C, D]; of codec ``float32`` and a slice, a read-only view of the file."""
+        stored = arrow.view(self.table.column(representation))[rows]
+        return codecs.named(self.facts.dtype).decode(stored.view(np.uint8), self.facts.representations[representation])
 
     @cached_property
     def table(self) -> pa.Table:
@@ -148,107 +208,14 @@ def as_numpy(table: pa.Table, column: str) -> np.ndarray:
     return values.to_numpy()
 
 
-def prepare(table: pa.Table, *, snapshot: Snapshot, window: int, requests_digest: str) -> tuple[pa.Table, Facts]:
-    """Check rows before they are written; returns them in one chunk with the facts in the schema's metadata.
-
-    Raises:
-        StoreError: columns, types, widths, keys or values that do not fit; the message names column and row.
-        LeakageError: a row's time is before the snapshot's watermark (L3).
-    """
-    where = f"segment {snapshot.name}, window {window}"
-    representations, tasks = _check_columns(table, snapshot=snapshot, where=where)
-    facts = Facts(
-        snapshot=snapshot.name,
-        window=window,
-        watermark=snapshot.watermark,
-        requests_digest=requests_digest,
-        rows=table.num_rows,
-        representations=representations,
-        dtype=snapshot.dtype,
-        tasks=tasks,
-    )
-    table = table.select([*FIXED, *representations, *(LOGIT + task for task in tasks)])
-    table = pa.Table.from_batches(table.combine_chunks().to_batches(), schema=table.schema)
-    table = table.replace_schema_metadata({_METADATA_KEY: json.dumps(asdict(facts))})
-    _check_rows(table, facts=facts, where=where)
-    return table, facts
-
-
 def write(path: Path, table: pa.Table, facts: Facts) -> Segment:
     """Write the Arrow file, then the manifest that makes it visible; each is whole or absent."""
     files.write_file(path, lambda partial: _write_arrow(partial, table))
     segment = Segment(path=path, sha256=files.sha256_of(path), facts=facts)
-    manifest: dict[str, Any] = {"sha256": segment.sha256, "facts": asdict(facts)}
-    files.write_text(segment.manifest_path, json.dumps(manifest, indent=2) + "\n")
+    files.write_text(segment.manifest_path, segment.manifest())
     return segment
 
 
 def _write_arrow(path: Path, table: pa.Table) -> None:
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
-
-
-def _check_columns(table: pa.Table, *, snapshot: Snapshot, where: str) -> tuple[dict[str, int], list[str]]:
-    for name, kind in FIXED.items():
-        if name not in table.column_names:
-            raise StoreError(f"{where}: column '{name}' ({kind}) is missing. TaeLog.rows() builds a table that fits.")
-    representations: dict[str, int] = {}
-    tasks: list[str] = []
-    for field in table.schema:
-        name, kind = field.name, field.type
-        if name in FIXED:
-            expected = FIXED[name]
-        elif name.startswith(LOGIT):
-            expected = pa.float32()
-            tasks.append(name.removeprefix(LOGIT))
-        else:
-            if name not in snapshot.dims:
-                raise StoreError(
-                    f"{where}: column '{name}' is no representation of {snapshot.name} with dims {snapshot.dims}. "
-                    "Publish the snapshot with the representation's width, for example dims={'penultimate': 64}."
-                )
-            expected = pa.list_(codec.ARROW_TYPES[snapshot.dtype], snapshot.dims[name])
-            representations[name] = snapshot.dims[name]
-        if not _same_type(kind, expected):
-            raise StoreError(f"{where}: column '{name}' has type {kind}, not {expected} as {snapshot.name} declares.")
-        if table.column(name).null_count:
-            raise StoreError(f"{where}: column '{name}' holds nulls; a vector that is not known has no row.")
-    if not representations:
-        raise StoreError(f"{where}: no column of vectors; {snapshot.name} declares {snapshot.dims}.")
-    return representations, tasks
-
-
-def _same_type(kind: pa.DataType, expected: pa.DataType) -> bool:
-    if pa.types.is_fixed_size_list(expected) and pa.types.is_fixed_size_list(kind):
-        # Field names inside a list ("item", "element") do not matter.
-        return codec.width_of(kind) == codec.width_of(expected) and codec.dtype_of(kind) == codec.dtype_of(expected)
-    if pa.types.is_dictionary(expected):
-        return pa.types.is_dictionary(kind) and kind.value_type == expected.value_type
-    return kind == expected
-
-
-def _check_rows(table: pa.Table, *, facts: Facts, where: str) -> None:
-    time, age = as_numpy(table, "time"), as_numpy(table, "age")
-    request_id, candidate_id = as_numpy(table, "request_id"), as_numpy(table, "candidate_id")
-    early = np.flatnonzero((time < facts.watermark) | (age < 0))
-    if len(early):
-        row = int(early[0])
-        raise LeakageError(
-            f"{where}: row {row} (request_id {request_id[row]}, candidate_id {candidate_id[row]}) has time {time[row]} "
-            f"and age {age[row]}, but {facts.snapshot} has seen everything before {facts.watermark} (law L3). "
-            "Publish this window with a snapshot whose watermark is not later than the window's start: "
-            "registry.latest(lineage, as_of=window.start)."
-        )
-    names = set(table.column("snapshot").unique().to_pylist())
-    if names - {facts.snapshot}:
-        raise StoreError(f"{where}: column 'snapshot' names {sorted(names)}; a segment holds one snapshot's rows.")
-    repeated = KeyIndex(request_id=request_id, candidate_id=candidate_id).duplicate()
-    if repeated is not None:
-        raise StoreError(
-            f"{where}: row {repeated} repeats request_id {request_id[repeated]}, candidate_id {candidate_id[repeated]}"
-            "; a key has one row. Drop the repetition before publishing."
-        )
-    for name in facts.representations:
-        codec.check_finite(codec.decode(table.column(name)))
-    for task in facts.tasks:
-        codec.check_finite(as_numpy(table, LOGIT + task))

@@ -1,6 +1,7 @@
 """How good a vector is at the moment it is read."""
 
 from enum import IntEnum
+from functools import lru_cache
 from typing import Self
 
 import numpy as np
@@ -10,6 +11,7 @@ from streaming.config import Config
 
 DAY = 86_400.0
 MICROSECONDS = 1_000_000
+_LONGEST = int(np.iinfo(np.int64).max)
 
 
 class Status(IntEnum):
@@ -22,10 +24,13 @@ class Status(IntEnum):
 
 
 class Freshness(Config):
-    """Ages, in seconds, that part FRESH from STALE and STALE from EXPIRED."""
+    """Ages, in seconds, that part FRESH from STALE and STALE from EXPIRED.
 
-    fresh_for: float = pydantic.Field(default=8 * DAY, gt=0)
-    ttl: float = pydantic.Field(default=60 * DAY, gt=0)
+    With 0 for both, a vector is FRESH in the microsecond that it was computed in, and EXPIRED ever after.
+    """
+
+    fresh_for: float = pydantic.Field(default=8 * DAY, ge=0, allow_inf_nan=False)
+    ttl: float = pydantic.Field(default=60 * DAY, ge=0, allow_inf_nan=False)
 
     @pydantic.model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -35,10 +40,15 @@ class Freshness(Config):
 
     def classify(self, age: np.ndarray) -> np.ndarray:
         """Status uint8 [N] of vectors that exist, from their age int64 [N] in microseconds. Bounds are inclusive."""
-        status = np.full(age.shape, Status.FRESH, np.uint8)
-        status[age > self.fresh_for * MICROSECONDS] = Status.STALE
-        status[age > self.ttl * MICROSECONDS] = Status.EXPIRED
+        fresh_for, ttl = _microseconds(self.fresh_for), _microseconds(self.ttl)
+        status = (age > fresh_for).view(np.uint8)  # FRESH or STALE
+        status += age > ttl
         return status
+
+
+@lru_cache
+def _microseconds(seconds: float) -> int:
+    return min(int(seconds * MICROSECONDS), _LONGEST)
 
 
 def count(status: np.ndarray) -> dict[str, int]:

@@ -5,62 +5,35 @@
     ROOT/segments/
       FM@0007/
         window=00012.arrow      rows, Arrow IPC, uncompressed, memory-mapped (hypercast.store.segment)
-        window=00012.json       facts and SHA-256; written last, makes the segment visible
+        window=00012.json       facts, SHA-256 and a digest of itself; written last, makes the segment visible
 
 One call of the foundation model per example serves every expert: all read the same rows, by
-``(request_id, candidate_id)``.
+``(request_id, candidate_id)``. Segments of several snapshots stand side by side for one window; any window can be
+filled in later, by any snapshot whose watermark is not after the window's requests.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from torch import Tensor
 
-from hypercast import codec
+from hypercast.codec import arrow
 from hypercast.errors import StoreError
 from hypercast.lock import exclusive
-from hypercast.pins import Pin, parse_snapshot_name
+from hypercast.pins import Pin, check_name, parse_snapshot_name
 from hypercast.registry import Snapshot
 from hypercast.store import segment as segments
-from hypercast.store import status as statuses
+from hypercast.store import segment_rows, tae_upkeep
+from hypercast.store.embeddings import Embeddings
+from hypercast.store.engine import Damage
 from hypercast.store.segment import LOGIT, Segment
 from hypercast.store.status import Freshness, Status
+from streaming import files
 from streaming.errors import LeakageError
 
 _OPEN_SEGMENTS = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class Embeddings:
-    """What was read for C keys.
-
-    Attributes:
-        vector: float32 [C, D]; zeros where the status is EXPIRED or MISS. May be a read-only view of the file.
-        teacher_logit: float32 [C, T], by task; zeros as above.
-        status: uint8 [C], values of :class:`Status`.
-        age: int64 [C], microseconds between the snapshot's watermark and the request; 0 where the status is MISS.
-        snapshot: the snapshot that was read; None if there was no segment.
-        aligned: whether the rows were read in sequence, without a join.
-    """
-
-    vector: np.ndarray
-    teacher_logit: np.ndarray
-    status: np.ndarray
-    age: np.ndarray
-    snapshot: str | None
-    aligned: bool
-
-    @property
-    def present(self) -> np.ndarray:
-        """Bool [C]: where there is a vector; the mask bit that experts read beside it."""
-        return self.status <= Status.STALE
-
-    def counts(self) -> dict[str, int]:
-        """Number of keys by status name; all four names are always there."""
-        return statuses.count(self.status)
 
 
 class TaeLog:
@@ -92,7 +65,7 @@ class TaeLog:
         """A table that :meth:`write` accepts.
 
         Args:
-            snapshot: the one that computed the rows; its dtype is the vectors'.
+            snapshot: the one that computed the rows; its dtype is the vectors' codec.
             request_id: int64 [C].
             candidate_id: int32 [C].
             item_id: int64 [C].
@@ -101,7 +74,7 @@ class TaeLog:
             teacher_logits: task to float [C].
 
         Raises:
-            StoreError: a vector that is not finite in the snapshot's dtype.
+            StoreError: a vector that the snapshot's codec cannot hold.
         """
         age = np.asarray(time, np.int64) - snapshot.watermark
         columns: dict[str, pa.Array] = {
@@ -114,7 +87,7 @@ class TaeLog:
             "age": pa.array(age),
         }
         for name, vectors in representations.items():
-            columns[name] = codec.encode(vectors, snapshot.dtype)
+            columns[name] = arrow.encode(vectors, snapshot.dtype)
         for task, logits in teacher_logits.items():
             values = logits.detach().float().cpu().numpy() if isinstance(logits, Tensor) else logits
             columns[LOGIT + task] = pa.array(np.asarray(values, np.float32))
@@ -133,12 +106,11 @@ class TaeLog:
             LeakageError: a row's time is before the snapshot's watermark (L3).
             StoreError: the table does not fit the snapshot, or the segment exists with other content.
         """
-        table, facts = segments.prepare(table, snapshot=snapshot, window=window, requests_digest=requests_digest)
+        table, facts = segment_rows.prepare(table, snapshot=snapshot, window=window, requests_digest=requests_digest)
         path = self._path(snapshot.name, window)
         with exclusive(self.root / "segments"):
             path.parent.mkdir(exist_ok=True)
-            for left_over in path.parent.glob(".*.partial"):
-                left_over.unlink()
+            files.fsync_directory(path.parent.parent)
             try:
                 existing = Segment.open(path.with_suffix(".json"))
             except FileNotFoundError:
@@ -176,8 +148,7 @@ class TaeLog:
 
     def segments(self) -> list[Segment]:
         """All segments, by lineage, version and window."""
-        manifests = [path for path in (self.root / "segments").glob("*/window=*.json") if path.name[0] != "."]
-        found = [Segment.open(path) for path in manifests]
+        found = [Segment.open(path) for path in tae_upkeep.manifests(self.root / "segments")]
         return sorted(found, key=lambda segment: (*parse_snapshot_name(segment.snapshot), segment.window))
 
     def delete(self, snapshot: str, window: int) -> None:
@@ -187,9 +158,38 @@ class TaeLog:
             StoreError: there is none.
         """
         with exclusive(self.root / "segments"):
-            segment = self.segment(snapshot, window)
-            segment.manifest_path.unlink()
-            segment.path.unlink(missing_ok=True)
+            tae_upkeep.remove(self.segment(snapshot, window))
+
+    def prune(self, lineage: str, *, keep: Collection[str]) -> int:
+        """Remove the segments of all snapshots of ``lineage`` but those named in ``keep``; returns bytes freed.
+
+        Experts that are yet to learn from a window need the segment that they predicted it with.
+
+        Raises:
+            RegistryError: not a lineage's or a snapshot's name.
+            StoreError: ``keep`` names a snapshot of another lineage, or a segment is damaged.
+        """
+        check_name(lineage, what="lineage")
+        for name in keep:
+            if parse_snapshot_name(name)[0] != lineage:
+                raise StoreError(f"{self.root}: prune of {lineage} would keep {name}, a snapshot of another lineage.")
+        with exclusive(self.root / "segments"):
+            removed = [
+                segment
+                for segment in self.segments()
+                if parse_snapshot_name(segment.snapshot)[0] == lineage and segment.snapshot not in keep
+            ]
+            freed = sum(tae_upkeep.remove(segment) for segment in removed)
+            return freed + tae_upkeep.collect(self.root / "segments")
+
+    def collect(self) -> int:
+        """Remove what killed writers left: unfinished files, rows without a manifest, empty folders. Bytes freed."""
+        with exclusive(self.root / "segments"):
+            return tae_upkeep.collect(self.root / "segments")
+
+    def verify(self) -> list[Damage]:
+        """Read everything and compare with its digests; empty if all is well. Writers need not wait."""
+        return tae_upkeep.verify(self.root / "segments")
 
     def read(
         self,
@@ -218,18 +218,26 @@ class TaeLog:
             width: D, which the expert was built for.
             tasks: T tasks whose teacher logits are wanted, in this order.
             representation: name of the vectors.
-            requests_digest: of the request file that the keys come from. If it is the segment's and the keys are all
-                of its rows in order, they are read in sequence, without a join or (single precision) a copy.
+            requests_digest: ``Dataset.requests_digest(window)`` of the request file that the keys come from, to refuse
+                rows that were published for another one; None where there is no file.
+
+        Keys that are all rows in order are read in sequence, without a join or (codec ``float32``) a copy.
 
         Raises:
-            RegistryError: the pin refuses the segment's lineage, snapshot, width or dtype.
-            StoreError: another width than asked for, an unknown representation or task, or a damaged file.
+            RegistryError: the pin refuses the segment's lineage, snapshot, width or codec.
+            StoreError: another width than asked for, an unknown representation or task, another request file than the
+                segment was published for, or a damaged file.
             LeakageError: a request is earlier than the snapshot's watermark (L3).
         """
         segment = self._find(window, pin)
         if segment is None:
-            return _all_missing(len(request_id), width, len(tasks))
-        _check_request(segment, pin=pin, representation=representation, width=width, tasks=tasks)
+            return Embeddings.missing(len(request_id), width=width, tasks=len(tasks))
+        segment.check_read(pin=pin, representation=representation, width=width, tasks=tasks)
+        if requests_digest not in (None, segment.requests_digest):
+            raise StoreError(
+                f"{segment.path}: published for requests with SHA-256 {segment.requests_digest}, but those of window "
+                f"{window} have {requests_digest}: the data set has changed since. {segment.remedy}"
+            )
         if len(time) and int(time.min()) < segment.facts.watermark:
             row = int(time.argmin())
             raise LeakageError(
@@ -237,19 +245,14 @@ class TaeLog:
                 f"watermark {segment.facts.watermark} of {segment.snapshot} (law L3). Pin an earlier version."
             )
         if segment.facts.rows == 0:
-            return _all_missing(len(request_id), width, len(tasks))
-        vectors = codec.decode(segment.table.column(representation))
-        aligned = requests_digest == segment.requests_digest and _same_keys(segment, request_id, candidate_id)
-        if aligned:
-            found = np.ones(len(request_id), bool)
-            rows: np.ndarray | slice = slice(None)
-        else:
-            rows = segment.keys.locate(request_id=request_id, candidate_id=candidate_id)
-            found = rows >= 0
+            return Embeddings.missing(len(request_id), width=width, tasks=len(tasks))
+        located = segment.locate(request_id=request_id, candidate_id=candidate_id)
+        found = np.ones(len(request_id), bool) if located is None else located >= 0
+        rows: np.ndarray | slice = slice(None) if located is None else located
         age = np.where(found, segment.numpy("age")[rows], 0)
         status = self.config.classify(age)
         status[~found] = Status.MISS
-        vector = vectors[rows].astype(np.float32, copy=False)
+        vector = segment.vectors(representation, rows)
         teacher_logit = np.empty((len(age), len(tasks)), np.float32)
         for column, task in enumerate(tasks):
             teacher_logit[:, column] = segment.numpy(LOGIT + task)[rows]
@@ -263,7 +266,7 @@ class TaeLog:
             status=status,
             age=age,
             snapshot=segment.snapshot,
-            aligned=aligned,
+            aligned=located is None,
         )
 
     def _path(self, snapshot: str, window: int) -> Path:
@@ -282,48 +285,12 @@ class TaeLog:
             except FileNotFoundError:
                 continue
             known = self._open.pop(segment.path, None)
-            if known is None or known.sha256 != segment.sha256:
+            if known == segment:
+                segment = known  # with its rows mapped and its keys sorted
+            else:
                 segment.verify()
-                known = segment
-            self._open[segment.path] = known  # last: most recently used
+            self._open[segment.path] = segment  # last: most recently used
             if len(self._open) > _OPEN_SEGMENTS:
                 del self._open[next(iter(self._open))]
-            return known
+            return segment
         return None
-
-
-def _check_request(segment: Segment, *, pin: Pin, representation: str, width: int, tasks: Sequence[str]) -> None:
-    facts = segment.facts
-    stored = facts.representations.get(representation)
-    if stored is None:
-        raise StoreError(
-            f"{segment.path}: no representation {representation!r}; there are {sorted(facts.representations)}."
-        )
-    pin.check(snapshot=facts.snapshot, representation=representation, width=stored, dtype=facts.dtype)
-    if stored != width:
-        raise StoreError(
-            f"{segment.path}: {representation!r} of {facts.snapshot} has width {stored}, but expert {pin.expert!r} was "
-            f"built for {width}. Pin it to a snapshot of that width, or create the expert anew."
-        )
-    unknown = [task for task in tasks if task not in facts.tasks]
-    if unknown:
-        raise StoreError(f"{segment.path}: no teacher logit for task {unknown[0]!r}; there are {facts.tasks}.")
-
-
-def _same_keys(segment: Segment, request_id: np.ndarray, candidate_id: np.ndarray) -> bool:
-    return (
-        len(request_id) == segment.facts.rows
-        and np.array_equal(segment.numpy("request_id"), request_id)
-        and np.array_equal(segment.numpy("candidate_id"), candidate_id)
-    )
-
-
-def _all_missing(rows: int, width: int, tasks: int) -> Embeddings:
-    return Embeddings(
-        vector=np.zeros((rows, width), np.float32),
-        teacher_logit=np.zeros((rows, tasks), np.float32),
-        status=np.full(rows, Status.MISS, np.uint8),
-        age=np.zeros(rows, np.int64),
-        snapshot=None,
-        aligned=False,
-    )

@@ -1,10 +1,12 @@
 """Publishing: once is as good as twice, no window is scored from its own future (law L3), training is left alone."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pydantic
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -16,11 +18,14 @@ from foundation.model import FoundationModel
 from foundation.publish import Publisher, schema_hash
 from foundation.steps import FoundationLearner
 from hypercast import tensors
+from hypercast.codec import rows
 from hypercast.errors import RegistryError
 from hypercast.pins import Pin
 from hypercast.registry import Registry
 from hypercast.store.tae_log import TaeLog
 from hypercast.training import checkpoint
+from streaming.dataset import Window
+from streaming.errors import LeakageError
 from streaming.workspace import Workspace
 
 MakePublisher = Callable[..., Publisher]
@@ -28,9 +33,10 @@ MakePublisher = Callable[..., Publisher]
 
 @pytest.fixture
 def publisher(tmp_path: Path, workspace: Workspace, small: FoundationModel.Config) -> MakePublisher:
-    def make(**config: object) -> Publisher:
+    def make(probe: Path | None = None, **config: object) -> Publisher:
         return Publisher(
             config=Publisher.Config(**config),
+            probe=probe,
             model=small,
             workspace=workspace,
             registry=Registry(tmp_path / "registry"),
@@ -112,6 +118,53 @@ def test_a_pinned_version_is_published_as_well(
     logit = "teacher_logit_purchase"
     difference = newest.table[logit].to_numpy() - pinned[0].table[logit].to_numpy()
     assert difference == pytest.approx(1.0, abs=1e-5)
+
+
+def test_any_window_is_filled_in_by_snapshots_that_have_seen_nothing_of_it(
+    publisher: MakePublisher, trained: FoundationModel, workspace: Workspace
+) -> None:
+    made, windows = publisher(), workspace.dataset.windows
+    released = []
+    for window in windows[:3]:
+        with torch.no_grad():
+            trained.main_heads.bias += 1.0
+        released.append(made.release(trained, watermark=window.start, metrics={}))
+    for snapshot in reversed(released):
+        made.publish(windows[2], snapshot)
+    made.publish(windows[1], released[0])
+    for window, snapshot in ((windows[1], released[2]), (windows[0], released[1])):
+        with pytest.raises(LeakageError, match=f"{snapshot.name} has seen everything .*law L3"):
+            made.publish(window, snapshot)
+    found = [(segment.snapshot, segment.window) for segment in made.log.segments()]
+    third = windows[2].index
+    assert found == [("FM@0001", windows[1].index), ("FM@0001", third), ("FM@0002", third), ("FM@0003", third)]
+    logits = [
+        made.log.segment(name, third).numpy("teacher_logit_purchase") for name, window in found if window == third
+    ]
+    for earlier, later in itertools.pairwise(logits):
+        assert later - earlier == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("codec", rows.NAMES)
+def test_vectors_are_published_under_the_codec_that_is_asked_for(
+    codec: rows.Name, publisher: MakePublisher, trained: FoundationModel, workspace: Workspace
+) -> None:
+    window = workspace.dataset.windows[1]
+    made = publisher(dtype=codec)
+    snapshot = made.release(trained, watermark=window.start, metrics={})
+    segment = made.publish(window)
+    assert (snapshot.dtype, segment.facts.dtype) == (codec, codec)
+    exact = TaeLog.Config().build(made.log.root / "exact")
+    made.log, snapshot.manifest["dtype"] = exact, "float32"
+    vector_CR = made.publish(window, snapshot).vectors("penultimate", slice(None))
+    payload_CB = rows.named(codec).encode(vector_CR)
+    expected_CR = rows.named(codec).decode(payload_CB, vector_CR.shape[1])
+    np.testing.assert_array_equal(segment.vectors("penultimate", slice(None)), expected_CR)
+
+
+def test_a_codec_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(pydantic.ValidationError, match="'float32', 'float16', 'bfloat16', 'int8' or 'int4'"):
+        Publisher.Config(dtype="int3")  # type: ignore[arg-type]
 
 
 def test_what_was_published_is_not_computed_again(
@@ -203,6 +256,31 @@ def test_published_rows_are_what_the_model_says(
     np.testing.assert_allclose(found.vector, expected.penultimate_CR.numpy(), rtol=0, atol=1e-6)
     np.testing.assert_allclose(found.teacher_logit, expected.logit_CT.numpy(), rtol=0, atol=1e-6)
     assert found.vector.std(axis=0).min() > 0
+
+
+def test_releases_are_compared_on_a_probe(
+    publisher: MakePublisher, trained: FoundationModel, workspace: Workspace, tmp_path: Path
+) -> None:
+    made, windows = publisher(probe=tmp_path / "probe"), workspace.dataset.windows
+    told = []
+    for window in windows[:3]:
+        snapshot = made.release(trained, watermark=window.end, metrics={})
+        told.append(made.compare(snapshot))
+        with torch.no_grad():  # as if it had learned something that moves all embeddings
+            list(trained.tower.parameters())[-1].add_(1.0)
+    assert told[0] == {} and publisher().compare(snapshot) == {}
+    for metrics in told[1:]:
+        assert metrics["drift/centroid"] > 0.1 and metrics["drift/mmd"] > metrics["drift/mmd_null"]
+        assert metrics["adapter/relative_error"] < 0.2
+    (fitted,) = made.adapters("FM@0003")
+    before, after = (vectors_of(made, windows[3], number) for number in (2, 3))
+    assert np.linalg.norm(fitted.apply(after) - before) < 0.3 * np.linalg.norm(after - before)
+    assert publisher(probe=tmp_path / "probe").compare(snapshot) == told[2]  # by another process, later
+
+
+def vectors_of(made: Publisher, window: Window, version: int) -> np.ndarray:
+    segment = made.publish(window, made.registry.get(f"FM@{version:04d}"))
+    return np.stack(segment.table["penultimate"].to_pylist()).astype(np.float32)
 
 
 def test_publishing_leaves_the_training_model_untouched(

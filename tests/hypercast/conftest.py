@@ -20,6 +20,7 @@ name: tiny
 dataset: {{path: {dataset}}}
 run: {run}
 seeds: [0]
+online: {{}}
 spans: {{early: [1, 2], late: [3, 4]}}
 foundation:
   batch_size: 8

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from hypercast import cli
+from hypercast.cli import main as cli
 from streaming.dataset import Dataset
 
 SMALL = ["--set", "users=6", "--set", "windows=2", "--set", "items=12", "--set", "candidates=3"]
@@ -124,21 +124,63 @@ def test_expert_list_pin_rollback(copy_of_run: Path, mistake: Callable[..., str]
     assert "no snapshot FM@0009. There are: FM@0004" in mistake("expert", "pin", "surface_1", "--version", 9, *here)
 
 
-def test_store_ls_and_verify(copy_of_run: Path, mistake: Callable[..., str]) -> None:
-    segments = said("store", "ls", "--run", copy_of_run)
-    assert [(one["snapshot"], one["window"], one["rows"]) for one in segments] == [
+def rows_of(run: Path, kind: str) -> list[dict[str, Any]]:
+    return [row for row in said("store", "ls", "--run", run) if row["kind"] == kind]
+
+
+def test_store_ls(copy_of_run: Path, tmp_path: Path) -> None:
+    assert [(row["name"], row["window"], row["rows"]) for row in rows_of(copy_of_run, "segment")] == [
         (f"FM@000{window}", window, 16 * 2 * 6) for window in (1, 2, 3, 4)
     ]
-    assert said("store", "verify", "--run", copy_of_run) == {"segments": 4, "snapshots": 2, "damaged": 0}
+    assert [(row["name"], row["channels"]) for row in rows_of(copy_of_run, "snapshot")] == [
+        ("FM@0004", ""),
+        ("FM@0005", "latest"),
+    ]
+    online = rows_of(copy_of_run, "online")
+    assert online[-1]["name"] == "FM@0004" and "FM/latest" in online[-1]["channels"]
     assert "FM@0004" in shown("store", "ls", "--run", copy_of_run)
-    for file in (
+    assert said("store", "ls", "--run", tmp_path / "nothing") == []
+
+
+def test_store_inspect(copy_of_run: Path, mistake: Callable[..., str]) -> None:
+    found = said("store", "inspect", "FM@0004", "--run", copy_of_run)
+    assert found["dims"] == {"penultimate": 8} and 0 < found["share_written"] <= 1
+    assert list(found["log"]) == ["4"] and found["log"]["4"]["rows"] == 16 * 2 * 6
+    assert found["online"]["width"] == 8 and "FM/latest" in found["online"]["pointers"]
+    pruned = said("store", "inspect", "FM@0002", "--run", copy_of_run)
+    assert pruned["registry"] is None and list(pruned["log"]) == ["2"]
+    assert "no snapshot FM@0009" in mistake("store", "inspect", "FM@0009", "--run", copy_of_run)
+    assert "LINEAGE@NNNN" in mistake("store", "inspect", "../FM", "--run", copy_of_run)
+
+
+def test_store_verify_names_what_is_damaged(copy_of_run: Path) -> None:
+    assert said("store", "verify", "--run", copy_of_run) == {"damaged": 0, "damages": []}
+    files = [
         copy_of_run / "tae_log/segments/FM@0003/window=00003.arrow",
-        copy_of_run / "registry/FM/0005/weights.safetensors",
-    ):
+        next((copy_of_run / "registry/objects").rglob("*.safetensors")),
+        max(
+            (path for path in (copy_of_run / "online").rglob("*") if path.is_file()),
+            key=lambda path: path.stat().st_size,
+        ),
+    ]
+    for file in files:
         whole = file.read_bytes()
-        file.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
-        assert f"{file}: missing, or not what was published" in mistake("store", "verify", "--run", copy_of_run)
+        middle = len(whole) // 2
+        file.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+        result = CliRunner().invoke(cli.app, ["store", "verify", "--run", str(copy_of_run), "--json"])
+        assert result.exit_code == 1
+        damages = json.loads(result.stdout)["damages"]
+        assert damages and all(file.name in str(damage) and damage["remedy"] for damage in damages)
         file.write_bytes(whole)
+    assert said("store", "verify", "--run", copy_of_run)["damaged"] == 0
+
+
+def test_store_gc(copy_of_run: Path) -> None:
+    left_over = copy_of_run / "tae_log/segments/FM@0003/.window=00009.arrow.partial"
+    left_over.write_bytes(b"half")
+    assert said("store", "gc", "--run", copy_of_run)["bytes freed"]["log"] == 4
+    assert said("store", "gc", "--keep", 1, "--run", copy_of_run)["snapshots removed"] == ["FM@0004"]
+    assert said("store", "verify", "--run", copy_of_run)["damaged"] == 0
 
 
 def test_doctor() -> None:

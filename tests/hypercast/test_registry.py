@@ -1,10 +1,6 @@
 """Snapshots are immutable, whole or invisible, and experts move between them only when told to."""
 
-import os
-import random
-import signal
-import time
-from multiprocessing import get_context
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +9,7 @@ import torch
 
 from hypercast.errors import RegistryError
 from hypercast.registry import Registry, Snapshot
+from hypercast.tensors import digest
 
 
 def publish(registry: Registry, watermark: int, *, value: float | None = None, **changed: Any) -> Snapshot:
@@ -116,7 +113,7 @@ def test_names_that_would_make_odd_paths_are_refused(registry: Registry, name: s
     ("changed", "message"),
     [
         ({"lineage": "pins"}, "reserved"),
-        ({"dtype": "int3"}, "allowed are 'float16', 'float32'"),
+        ({"dtype": "int3"}, "allowed are .*'float16'"),
         ({"tensors": {}}, "no weights"),
         ({"metadata": {"path": Path("x")}}, "must be JSON values"),
     ],
@@ -128,9 +125,10 @@ def test_bad_input_is_refused_and_leaves_nothing(registry: Registry, changed: di
     assert publish(registry, 10).name == "FM@0001"
 
 
-@pytest.mark.parametrize("name", ["weights.safetensors", "manifest.json"])
-def test_damage_is_found_and_the_file_named(registry: Registry, name: str) -> None:
-    file = publish(registry, 10).path / name
+@pytest.mark.parametrize("pattern", ["objects/*/*.safetensors", "FM/0001/manifest.json"])
+def test_damage_is_found_and_the_file_named(registry: Registry, pattern: str) -> None:
+    publish(registry, 10)
+    (file,) = registry.root.glob(pattern)
     data = bytearray(file.read_bytes())
     data[-3] ^= 1
     file.write_bytes(data)
@@ -150,17 +148,19 @@ def test_a_folder_that_is_not_ready_is_invisible(registry: Registry) -> None:
     assert publish(registry, 30).name == "FM@0003"
 
 
-def test_left_overs_are_cleaned_and_a_lagging_pointer_mended(registry: Registry) -> None:
+def test_left_overs_are_cleaned_and_a_lagging_channel_mended(registry: Registry) -> None:
     publish(registry, 10)
+    latest = (registry.root / "FM/channels/latest.json").read_bytes()
     publish(registry, 20)
     folder = registry.root / "FM"
     (folder / ".0003.partial").mkdir()
-    (folder / ".0003.partial" / "weights.safetensors").write_bytes(b"half")
-    (folder / ".CURRENT.partial").write_text("00")
-    (folder / "CURRENT").write_text("0001")
+    (folder / ".0003.partial" / "manifest.json").write_bytes(b"half")
+    (folder / "channels/.latest.json.partial").write_text("00")
+    (folder / "channels/latest.json").write_bytes(latest)
+    assert registry.current("FM").name == "FM@0001"
     publish(registry, 20)
     assert registry.current("FM").name == "FM@0002"
-    assert not list(folder.glob(".*"))
+    assert not list(folder.rglob(".*"))
 
 
 def test_prune_keeps_current_pinned_and_rollback_targets(registry: Registry) -> None:
@@ -170,8 +170,16 @@ def test_prune_keeps_current_pinned_and_rollback_targets(registry: Registry) -> 
     registry.pin("back", lineage="FM", version=2)
     registry.pin("back", lineage="FM", version=4)
     registry.pin("follows", lineage="FM")
-    assert registry.prune("FM", keep=1) == ["FM@0003", "FM@0005", "FM@0006"]
+    registry.move("FM", "stable", expected=None, to="FM@0003")
+    registry.move("FM", "stable", expected="FM@0003", to="FM@0005")
+    assert registry.prune("FM", keep=1) == ["FM@0006"]
+    assert registry.rollback_channel("FM", "stable").version == 3
+    assert registry.prune("FM", keep=1) == ["FM@0005"]
+    registry.move("FM", "stable", expected="FM@0003", to=None)
+    assert registry.prune("FM", keep=1) == ["FM@0003"]
     assert [snapshot.version for snapshot in registry.list("FM")] == [1, 2, 4, 7]
+    with pytest.raises(RegistryError, match="no snapshot FM@0006"):
+        registry.rollback_channel("FM", "latest")
     assert registry.rollback("back").version == 2
     assert publish(registry, 8).name == "FM@0008"
     with pytest.raises(RegistryError, match="at least 1"):
@@ -230,35 +238,56 @@ def test_a_damaged_pin_file_is_named(registry: Registry) -> None:
         registry.pinned("home")
 
 
-def _publish_forever(root: Path) -> None:
-    torch.set_num_threads(1)
-    registry = Registry(root)
-    while True:
-        snapshots = registry.list("FM")
-        parent = snapshots[-1].name if snapshots else None
-        publish(registry, 1 + len(snapshots), parent=parent)
+def test_only_the_changed_is_written(registry: Registry) -> None:
+    weights = {"table": torch.randn(8192, 64), "tower": torch.randn(256, 256), "bias": torch.randn(256)}
+    first = publish(registry, 10, tensors=weights)
+    assert first.share_written == 1.0
+    changed = weights | {"table": weights["table"].clone(), "bias": weights["bias"] + 1}
+    changed["table"][::100] += 1.0
+    second = publish(registry, 20, tensors=changed, parent=first.name)
+    assert second.share_written == pytest.approx((82 * (64 * 4 + 8) + 256 * 4) / (8192 * 256 + 256 * 256 * 4 + 256 * 4))
+    other = publish(registry, 30, tensors=changed, parent=second.name, lineage="Other")
+    assert other.share_written == 0.0
+    for snapshot, expected in ((first, weights), (second, changed), (other, changed)):
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in snapshot.load().items())
+        assert digest(snapshot.load()) == snapshot.manifest["weights_digest"]
 
 
-def test_readers_never_see_what_a_killed_writer_left(registry: Registry) -> None:
-    torch.set_num_threads(1)
-    publish(registry, 1)
-    chance = random.Random(0)
-    for _ in range(20):
-        before = len(registry.list("FM"))
-        writer = get_context("fork").Process(target=_publish_forever, args=(registry.root,))
-        writer.start()
-        assert writer.pid is not None
-        while len(registry.list("FM")) < before + 3:  # it is at work
-            assert registry.current("FM").version >= before - 1
-            assert writer.is_alive()
-        time.sleep(chance.uniform(0.0, 0.03))
-        os.kill(writer.pid, signal.SIGKILL)
-        writer.join()
-        snapshots = registry.list("FM")
-        assert [snapshot.watermark for snapshot in snapshots] == list(range(1, len(snapshots) + 1))
-        for snapshot in [*snapshots[-3:], registry.current("FM")]:
-            assert torch.equal(snapshot.load()["weight"], torch.full((2, 3), float(snapshot.watermark)))
-        assert registry.current("FM").version in (len(snapshots), len(snapshots) - 1)
-    publish(registry, len(registry.list("FM")))
-    assert registry.current("FM") == registry.list("FM")[-1]
-    assert not list((registry.root / "FM").glob(".*"))
+def test_prune_frees_what_nobody_needs(registry: Registry) -> None:
+    def objects() -> set[str]:
+        return {path.stem for path in registry.root.glob("objects/*/*")}
+
+    table, parent = torch.zeros(8192, 64), None
+    for watermark in range(1, 6):
+        table = table.clone()
+        table[watermark] = watermark
+        parent = publish(
+            registry, watermark, tensors={"table": table, "bias": table[:2] + watermark}, parent=parent
+        ).name
+    publish(registry, 9, lineage="Other")
+    left_over = registry.root / "objects/00/.00.safetensors.partial"
+    left_over.parent.mkdir(exist_ok=True)
+    left_over.write_bytes(b"half")
+    assert registry.prune("FM", keep=1) == ["FM@0001", "FM@0002", "FM@0003", "FM@0004"]
+    remaining = [*registry.list("FM"), *registry.list("Other")]
+    assert objects() == {digest for snapshot in remaining for digest in snapshot.weights.objects}
+    assert torch.equal(registry.current("FM").load()["table"], table)
+    assert registry.verify() == []
+
+
+def test_a_snapshot_pruned_while_it_is_held_says_so(registry: Registry) -> None:
+    held = publish(registry, 1)
+    publish(registry, 2)
+    publish(registry, 3)
+    registry.prune("FM", keep=1)
+    with pytest.raises(RegistryError, match="FM@0001 has been pruned meanwhile"):
+        held.load()
+
+
+def test_an_unknown_format_is_refused(registry: Registry) -> None:
+    folder = publish(registry, 10).path
+    data = (folder / "manifest.json").read_bytes().replace(b'"format": 2', b'"format": 9')
+    (folder / "manifest.json").write_bytes(data)
+    (folder / "READY").write_text(hashlib.sha256(data).hexdigest())
+    with pytest.raises(RegistryError, match="format 9, readable is 2"):
+        registry.get("FM@0001")

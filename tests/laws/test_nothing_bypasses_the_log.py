@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hypercast import codec
+from hypercast.codec import arrow
 from hypercast.store.segment import LOGIT
 from streaming.dataset import Dataset
 
@@ -21,7 +21,7 @@ def rewrite(played, *, vector: float, logit: float) -> None:
     table = played.log.rows(
         snapshot=snapshot,
         **{name: np.copy(segment.numpy(name)) for name in ("request_id", "candidate_id", "item_id", "time")},
-        representations={"penultimate": vector * codec.decode(segment.table.column("penultimate")).astype(np.float32)},
+        representations={"penultimate": vector * arrow.view(segment.table.column("penultimate")).astype(np.float32)},
         teacher_logits={task: logit * segment.numpy(LOGIT + task) for task in segment.facts.tasks},
     )
     played.log.delete(segment.snapshot, SCORED)

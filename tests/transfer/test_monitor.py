@@ -144,6 +144,16 @@ def test_values_that_are_not_finite_are_skipped_and_counted(run: Path, caplog: p
     assert opened(run).skipped == 2
 
 
+def test_an_alarm_is_told_once(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    target = opened(run)
+    for window, alarm in ((1, 0.0), (2, 1.0), (2, 1.0), (3, 0.0)):
+        drift = {"drift/centroid": 1.5 * window, "drift/alarm": alarm}
+        target.log_window(window=window, end=window * HOUR, metrics={FOUNDATION: drift})
+    said = [record.getMessage() for record in caplog.records if "drifted" in record.getMessage()]
+    assert len(said) == 1 and "window 2: " in said[0] and "drift/centroid 3" in said[0]
+    assert [value for _, _, value in history(run, FOUNDATION, "drift/alarm")] == [0.0, 1.0, 0.0]
+
+
 def test_more_metrics_than_one_call_takes(run: Path) -> None:
     target = opened(run)
     target.log_window(window=1, end=HOUR, metrics={FOUNDATION: {f"m{i}": float(i) for i in range(1500)}})

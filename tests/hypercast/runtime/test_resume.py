@@ -31,7 +31,7 @@ import signal
 import sys
 
 import mlflow
-from hypercast import cli
+from hypercast.cli import main as cli
 from hypercast.runtime import platform
 
 
@@ -201,7 +201,7 @@ def start(run: Path) -> subprocess.Popen[bytes]:
     """Start ``hypercast run``; returns once it works in its run folder."""
     written = run / "platform.yaml"
     before = written.stat().st_mtime_ns if written.exists() else 0
-    command = [sys.executable, "-c", "from hypercast.cli import main; main()", "run", run.with_suffix(".yaml")]
+    command = [sys.executable, "-c", "from hypercast.cli.main import main; main()", "run", run.with_suffix(".yaml")]
     with (run.with_suffix(".log")).open("ab") as log:
         process = subprocess.Popen(command, env=environment(), stdout=log, stderr=log, start_new_session=True)
     while process.poll() is None and not (written.exists() and written.stat().st_mtime_ns > before):

@@ -1,0 +1,43 @@
+"""``hypercast transfer``: gains, and MLflow."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from hypercast.cli.output import DEMO, Json, RunFolder, emit_report
+from streaming import config as configuration
+
+transfer = typer.Typer(no_args_is_help=True, help="What the foundation model is worth to each surface.")
+
+
+@transfer.command("report")
+def transfer_report(
+    run: RunFolder = DEMO,
+    untouched: Annotated[bool, typer.Option(help="Of the fifth of the users that development never saw.")] = False,
+    json: Json = False,
+) -> None:
+    """Gains by surface, with intervals, of what a run has predicted so far."""
+    from hypercast.runtime.config import PlatformConfig
+    from hypercast.runtime.platform import Platform
+
+    config = configuration.load(run / "platform.yaml", PlatformConfig)
+    platform = Platform(config.model_copy(update={"run": run}))
+    emit_report(platform.report(untouched=untouched), json)
+
+
+@transfer.command("ui")
+def transfer_ui(
+    run: RunFolder = DEMO,
+    port: Annotated[int, typer.Option(help="Port on the loopback interface.")] = 5000,
+) -> None:
+    """Open MLflow on a run's tracking store, on this machine only; stop it with Ctrl-C."""
+    import os
+
+    from hypercast.runtime.config import PlatformConfig
+
+    tracking = configuration.load(run / "platform.yaml", PlatformConfig).monitor.tracking
+    uri = tracking or f"sqlite:///{(run / 'mlflow.db').resolve()}"
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1"]
+    os.execve(sys.executable, [*command, "--port", str(port), "--workers", "1"], environment)

@@ -1,0 +1,1 @@
+"""How vectors become bytes, and Arrow columns."""

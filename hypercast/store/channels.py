@@ -1,0 +1,111 @@
+"""What an engine's readers follow: channels, where they pointed before, and since when.
+
+Pointers are ``LINEAGE/CHANNEL``, and ``LINEAGE/CHANNEL-before`` for the way back of one step. What is true of a
+snapshot since some time (that it was published in a channel, that a window's rows are all there) is a mark: a row
+without a vector.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+
+from hypercast.errors import StoreError
+from hypercast.pins import check_name, parse_snapshot_name
+from hypercast.store import own_keys
+from hypercast.store.engine import Engine, Layout
+
+BEFORE = "-before"
+
+
+class Channels:
+    """Pointers and marks of an engine's snapshots.
+
+    All methods raise UnreachableError if the engine is a server that does not answer.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def current(self, lineage: str, channel: str) -> str | None:
+        """Name of the snapshot that the channel names; None for nothing."""
+        return self.engine.pointers().get(_pointer(lineage, channel))
+
+    def publish(self, snapshot: str, channel: str, *, expected: str | None, at: int) -> None:
+        """See :meth:`hypercast.store.online.OnlineStore.publish`."""
+        pointer = _pointer(parse_snapshot_name(snapshot)[0], channel)
+        self.layout(snapshot)
+        self.engine.commit(snapshot)
+        pointers = self.engine.pointers()
+        actual = pointers.get(pointer)
+        if actual != snapshot:
+            if actual is not None and actual == expected:
+                self.engine.move(pointer + BEFORE, expected=pointers.get(pointer + BEFORE), to=actual)
+            self.engine.move(pointer, expected=expected, to=snapshot)
+        if self.marked(snapshot, channel) is None:
+            self.mark(snapshot, channel, at=at)
+            self.engine.commit(snapshot)
+
+    def rollback(self, lineage: str, channel: str) -> str:
+        """See :meth:`hypercast.store.online.OnlineStore.rollback`."""
+        pointer = _pointer(lineage, channel)
+        pointers = self.engine.pointers()
+        now, before = pointers.get(pointer), pointers.get(pointer + BEFORE)
+        if before is None or before == now:
+            raise StoreError(f"{pointer} names {now or 'nothing'}, and it is not known what it named before.")
+        self.engine.move(pointer, expected=now, to=before)
+        self.engine.move(pointer + BEFORE, expected=before, to=None)
+        return before
+
+    def then(self, lineage: str, channel: str, time: int) -> str | None:
+        """The newest snapshot, up to the one that the channel names, that had been published in it by ``time``."""
+        now = self.current(lineage, channel)
+        versions = self.versions(lineage)
+        published = reversed(versions[: versions.index(now) + 1]) if now in versions else ()
+        return next((name for name in published if self.marked(name, channel, as_of=time) is not None), None)
+
+    def retain(self, lineage: str, keep: set[str]) -> list[str]:
+        """See :meth:`hypercast.store.online.OnlineStore.retain`."""
+        kept = keep | set(self.engine.pointers().values())
+        dropped = [name for name in self.versions(lineage) if name not in kept]
+        for name in dropped:
+            self.engine.drop(name)
+        if dropped:
+            self.engine.collect()
+        return dropped
+
+    def mark(self, snapshot: str, name: str, *, at: int) -> None:
+        """Write down that ``name`` is true of a snapshot with rows from ``at`` (microseconds UTC) on."""
+        layout = self.layout(snapshot)
+        since = np.array([at], np.int64)
+        blank = np.zeros((1, layout.row_bytes), np.uint8)
+        key = own_keys.of_mark(name)
+        self.engine.put(snapshot, layout, key=key, computed_at=since, history_end=since, payload=blank)
+
+    def marked(self, snapshot: str, name: str, *, as_of: int | None = None) -> int | None:
+        """Since when ``name`` is true of ``snapshot``, in microseconds UTC; None if it is not (as of then)."""
+        rows = self.engine.get(snapshot, own_keys.of_mark(name), as_of=as_of)
+        return int(rows.computed_at[0]) if rows.found[0] else None
+
+    def versions(self, lineage: str) -> list[str]:
+        """Names of the lineage's snapshots that have rows, oldest first."""
+        return [name for name in self.engine.snapshots() if parse_snapshot_name(name)[0] == lineage]
+
+    def layout(self, snapshot: str) -> Layout:
+        """Of a snapshot that must have rows.
+
+        Raises:
+            StoreError: it has none.
+        """
+        layout = self.engine.layout(snapshot)
+        if layout is None:
+            raise StoreError(f"online store: {snapshot} has no rows. Put them first.")
+        return layout
+
+
+@lru_cache(maxsize=1024)
+def _pointer(lineage: str, channel: str) -> str:
+    check_name(lineage, what="lineage")
+    check_name(f"{channel}{BEFORE}", what="channel")
+    if channel.endswith(BEFORE):
+        raise StoreError(f"channel {channel!r}: a name that ends in {BEFORE!r} cannot be used. Example: 'stable'.")
+    return f"{lineage}/{channel}"

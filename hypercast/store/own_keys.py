@@ -1,0 +1,68 @@
+"""Keys of the online store's rows. Engines know three integers; this is what they mean.
+
+===========================  ==================================================================================
+(surface, user, item)        a candidate's vector; surface and item are not negative
+(-1, user, -1)               a user's aggregate
+(-2, checksum of NAME, 0)    a mark: since when NAME is true of the snapshot (``computed_at``)
+(-3, version, piece)         the adapter to that version, cut into pieces as long as a row
+===========================  ==================================================================================
+
+All are int64 [N, 3].
+"""
+
+import zlib
+from typing import Any
+
+import numpy as np
+
+from hypercast.errors import StoreError
+from hypercast.pins import parse_snapshot_name
+from hypercast.store.engine import Integers
+
+USER, MARK, ADAPTER = -1, -2, -3
+
+
+def of_candidates(surface: Any, user_id: Any, item_id: Any) -> Integers:
+    """Keys of N candidates.
+
+    Raises:
+        StoreError: not integers [N], or a surface or item that is negative.
+    """
+    columns = np.asarray(surface), np.asarray(user_id), np.asarray(item_id)
+    rows = columns[1].shape
+    for name, column in zip(("surface", "user_id", "item_id"), columns, strict=True):
+        if column.ndim != 1 or column.shape != rows or (column.dtype.kind not in "iu" and column.size):
+            raise StoreError(
+                f"online store: {name} has shape {column.shape} and dtype {column.dtype}; needed are integers [N], as "
+                "many as user ids. Example: np.array([4, 7])."
+            )
+    key = np.empty((len(columns[1]), 3), np.int64)
+    key[:, 0], key[:, 1], key[:, 2] = columns
+    if len(key) and np.minimum(key[:, 0], key[:, 2]).min() < 0:
+        row = int(np.minimum(key[:, 0], key[:, 2]).argmin())
+        raise StoreError(
+            f"online store: key {row} is {key[row].tolist()}; surface and item must not be negative. Number surfaces "
+            "as the data set does, from 0."
+        )
+    return key
+
+
+def of_users(user_id: Any) -> Integers:
+    """Keys of N users' aggregates; raises as :func:`of_candidates`."""
+    user_id = np.asarray(user_id)
+    nobody = np.zeros(user_id.shape, np.int64)
+    key = of_candidates(nobody, user_id, nobody)
+    key[:, 0] = key[:, 2] = USER
+    return key
+
+
+def of_mark(name: str) -> Integers:
+    """The key of one mark."""
+    return np.array([[MARK, zlib.crc32(name.encode()), 0]], np.int64)
+
+
+def of_adapter(target: str, pieces: int) -> Integers:
+    """Keys of the first ``pieces`` pieces of the adapter to snapshot ``target``."""
+    key = np.full((pieces, 3), ADAPTER, np.int64)
+    key[:, 1], key[:, 2] = parse_snapshot_name(target)[1], np.arange(pieces)
+    return key
