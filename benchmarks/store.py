@@ -30,7 +30,7 @@ from hypercast.store.valkey.engine import ValkeyEngine
 
 ROWS, WIDTH, BATCH = 200_000, 256, 200
 ROUNDS, BATCHES = 15, 50
-PUBLISH_ROUNDS = 7
+PUBLISH_ROUNDS, PIECE = 9, 1 << 18
 SNAPSHOT = "FM@0001"
 LAYOUT = Layout(representation="penultimate", width=WIDTH, codec="float16", row_bytes=2 * WIDTH)
 NOW = 10**15
@@ -209,22 +209,29 @@ def raw_valkey(server: ValkeyServer, vectors: Vectors) -> Read:
 
 
 def publishing(folder: Path, vectors: Vectors) -> Values:
-    """Put and commit against writing the vectors' bytes alone and flushing them to disk; a fresh folder each time."""
-    data, made = vectors.payload_RB.tobytes(), iter(range(10**6))
+    """Put and commit against writing the vectors' bytes alone and flushing them to disk; a fresh folder each time.
 
-    def publish() -> None:
-        engine = LocalEngine.Config(path=folder / f"publish-{next(made)}").build()
+    Before each, everything else is flushed: the system slows writers down while there is much to flush. The bare bytes
+    go in pieces of 256 KiB, with which this is fastest: in larger ones it took up to four times as long.
+    """
+    data = memoryview(vectors.payload_RB.tobytes())
+    seconds: dict[str, list[float]] = {"publish": [], "write": []}
+    for made in range(1 + PUBLISH_ROUNDS):
+        os.sync()
+        begun = time.perf_counter()
+        engine = LocalEngine.Config(path=folder / f"publish-{made}").build()
         vectors.put(engine)
+        seconds["publish"].append(time.perf_counter() - begun)
         engine.close()
-
-    def write() -> None:
-        with (folder / f"bare-{next(made)}").open("wb") as file:
-            file.write(data)
-            file.flush()
+        os.sync()
+        begun = time.perf_counter()
+        with (folder / f"bare-{made}").open("wb", buffering=0) as file:
+            for first in range(0, len(data), PIECE):
+                file.write(data[first : first + PIECE])
             os.fsync(file.fileno())
-
-    seconds = in_turn(PUBLISH_ROUNDS, publish=publish, write=write)
+        seconds["write"].append(time.perf_counter() - begun)
+    publish, write = (times[1:] for times in seconds.values())
     return {
-        **spread("publish_rows_per_s", [ROWS / each for each in seconds["publish"]], 0),
-        **ratios("publish_vs_bare_write", seconds["write"], seconds["publish"]),
+        **spread("publish_rows_per_s", [ROWS / each for each in publish], 0),
+        **ratios("publish_vs_bare_write", write, publish),
     }
