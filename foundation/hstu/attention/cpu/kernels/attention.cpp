@@ -117,8 +117,9 @@ int64_t key_chunks(const Problem& problem) {
 template <typename T>
 void run_backward(const Problem& problem, int64_t chunks, const BackwardInputs<T>& inputs,
                   const BackwardOutputs<T>& outputs, double* position, double* time) {
-  std::vector<BiasGradient> slots(kSlots, BiasGradient(problem.tables));
-  for_each_slot(backward_items(problem, chunks), [&] { return Backward<T>(problem, inputs, outputs, slots); });
+  const std::vector<Item> items = backward_items(problem, chunks);
+  std::vector<BiasGradient> slots(std::min<size_t>(kSlots, items.size()), BiasGradient(problem.tables));
+  for_each_slot(items, [&] { return Backward<T>(problem, inputs, outputs, slots); });
   for (const BiasGradient& slot : slots) slot.add_to(position, time);
 }
 
