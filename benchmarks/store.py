@@ -32,7 +32,7 @@ ROWS, WIDTH, BATCH = 200_000, 256, 200
 ROUNDS, BATCHES = 15, 50
 PUBLISH_ROUNDS, PIECE = 9, 1 << 18
 SNAPSHOT = "FM@0001"
-LAYOUT = Layout(representation="penultimate", width=WIDTH, codec="float16", row_bytes=2 * WIDTH)
+LAYOUT = Layout(representation="penultimate", width=WIDTH, codec="float16", row_bytes=2 * WIDTH, model="ab12")
 NOW = 10**15
 
 Read = Callable[[Integers], tuple[Bytes, Integers]]

@@ -28,7 +28,7 @@ ROWS, CHUNK = 20_000_000, 1_000_000
 ROW_BYTES, BATCH, BATCHES = 512, 200, 2_000
 CAP_GIB = 2
 SNAPSHOT = "FM@0001"
-LAYOUT = Layout(representation="penultimate", width=ROW_BYTES // 2, codec="float16", row_bytes=ROW_BYTES)
+LAYOUT = Layout(representation="penultimate", width=ROW_BYTES // 2, codec="float16", row_bytes=ROW_BYTES, model="ab12")
 
 
 def measure(options: Options) -> Values:

@@ -62,6 +62,8 @@ class Publisher:
         self.model = model.build(inputs=workspace.inputs, seed=0).eval()
         self.scorer = config.scorer.build(self.model)
         self.reader = workspace.reader({"all": (workspace.engagements, model.history)})
+        self.released: str | None = None
+        """Name of the snapshot that the training which is published here has released last; None before the first."""
         self._loaded: str | None = None
         self.comparison = (
             Comparison(config=config.drift, folder=probe, registry=registry, workspace=workspace, score=self._embed)
@@ -70,15 +72,17 @@ class Publisher:
         )
 
     def release(self, model: FoundationModel, *, watermark: int, metrics: dict[str, float]) -> Snapshot:
-        """Publish the weights of ``model`` as the next snapshot.
+        """Publish the weights of ``model`` as the snapshot that follows :attr:`released`; the same again returns it.
 
         Args:
             model: the one that is training.
             watermark: exclusive upper bound of every event time and label time that it has consumed (law L3).
             metrics: kept in the manifest.
+
+        Raises:
+            ConflictError: somebody else has published in between: of two trainings of one lineage one goes on.
+            RegistryError: see :meth:`hypercast.registry.Registry.publish`.
         """
-        previous = self.registry.list(self.config.lineage)
-        earlier = [snapshot for snapshot in previous if snapshot.watermark < watermark]
         snapshot = self.registry.publish(
             lineage=self.config.lineage,
             tensors=dict(model.state_dict()),
@@ -88,9 +92,11 @@ class Publisher:
             dtype=self.config.dtype,
             tasks=self.workspace.inputs.tasks,
             metrics=metrics,
-            parent=earlier[-1].name if earlier else None,
+            parent=self.released,
+            only_after_parent=True,
             metadata={"model": model.config.model_dump(mode="json")},
         )
+        self.released = snapshot.name
         self.registry.prune(self.config.lineage, keep=self.config.keep)
         return snapshot
 
@@ -99,12 +105,17 @@ class Publisher:
         """Score every candidate of ``window`` by ``snapshot``, or by the newest that has seen nothing of the window.
 
         What that snapshot has published of the window already is returned as it is.
+
+        Raises:
+            StoreError: a snapshot of this name, but of other weights, has published the window.
         """
         snapshot = snapshot or self.registry.latest(self.config.lineage, as_of=window.start)
         digest = self.workspace.dataset.requests_digest(window.index)
         existing = self.log.find(snapshot.name, window.index)
-        if existing is not None and existing.requests_digest == digest:
-            return existing
+        if existing is not None:
+            existing.check_made_by(snapshot)
+            if existing.requests_digest == digest:
+                return existing
         self._load(snapshot)
         requests = self.workspace.requests(window.index)
         outputs = [self.scorer.score(batch) for batch in self.reader.batches(requests, size=self.config.batch_size)]

@@ -56,7 +56,7 @@ class FoundationLearner:
         self.prepare(window)
         segment = self.publisher.publish(window)
         rates = self.model.vocabulary.collision_rates(self.reader, self.workspace.requests(window.index))
-        return {"published_rows": float(len(segment.table)), **rates}
+        return {"published_rows": float(segment.facts.rows), **rates}
 
     def batches(self, window: Window) -> Iterator[RequestBatch]:
         """Requests whose labels became known in the window: its own and, of tasks with a delay, earlier windows'."""
@@ -86,9 +86,11 @@ class FoundationLearner:
             "model": self.model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "dropout": get_states(self.model),
+            "released": self.publisher.released,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         set_states(self.model, state["dropout"])
+        self.publisher.released = state["released"]

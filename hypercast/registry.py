@@ -10,7 +10,6 @@
       pins/EXPERT.json            which snapshot an expert reads from (hypercast.pins)
 """
 
-import errno
 import json
 import logging
 import operator
@@ -24,7 +23,7 @@ import hypercast.tensors
 from hypercast import pins
 from hypercast import snapshot as snapshots
 from hypercast.codec import rows
-from hypercast.errors import ConflictError, RegistryError
+from hypercast.errors import ConflictError, RegistryError, told_of_the_disk
 from hypercast.lock import exclusive
 from hypercast.objects import channels, weights
 from hypercast.objects.catalogue import RESERVED, Catalogue
@@ -33,8 +32,8 @@ from hypercast.pins import Pin, check_name, snapshot_name
 from hypercast.snapshot import Snapshot
 from streaming import files
 
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
-"""What a disk says that is full, read-only or broken; other errors of the system are bugs."""
+_SAID_OF_VECTORS = ("schema_hash", "dims", "dtype", "tasks")
+"""Facts that decide what a snapshot publishes: the same weights under others are not the same snapshot."""
 
 _logger = logging.getLogger(__name__)
 
@@ -80,8 +79,8 @@ class Registry(Catalogue):
 
         Raises:
             ConflictError: ``only_after_parent``, and somebody else has published in between. Nothing was written.
-            RegistryError: a bad name, an unknown parent, other weights at a known watermark, a watermark in the past,
-                damage, or a disk that is full or read-only.
+            RegistryError: a bad name, an unknown parent, other weights at a known watermark, or the same with other
+                dims, dtype, tasks or schema; a watermark in the past, damage, or a disk that is full or read-only.
         """
         check_name(lineage, what="lineage")
         if lineage in RESERVED:
@@ -109,6 +108,7 @@ class Registry(Catalogue):
             latest = channels.read(self.root, lineage, LATEST)
             same = next((snapshot for snapshot in known if snapshot.watermark == watermark), None)
             if same is not None and same.manifest["weights_digest"] == facts["weights_digest"]:
+                _check_same(same, facts)
                 # A writer killed between the folder and the channel leaves the channel one behind.
                 if known[-1].version > latest.reached:
                     channels.write(self.root, latest.to(known[-1].name))
@@ -196,9 +196,8 @@ class Registry(Catalogue):
     def prune(self, lineage: str, *, keep: int) -> Sequence[str]:
         """Remove all but the ``keep`` newest snapshots and return the names of the removed.
 
-        Those that a channel points to, that an expert is pinned to, and that a rollback of either would return to stay;
-        of ``latest``, which publishing moves, ``keep`` says how far back one can go. Objects that no snapshot of any
-        lineage needs any more go too.
+        Those that a channel points to, that an expert is pinned to, and that a rollback of either would return to
+        stay. Objects that no snapshot of any lineage needs any more go too.
         """
         if keep < 1:
             raise RegistryError(f"prune {lineage}: keep must be at least 1, got {keep}.")
@@ -207,7 +206,7 @@ class Registry(Catalogue):
             kept = {snapshot.name for snapshot in known[-keep:]}
             kept |= {pin.target for expert in pins.experts(self.root) for pin in pins.read(self.root, expert)[-2:]}
             for name in channels.names(self.root, lineage):
-                kept |= set(channels.read(self.root, lineage, name).history[-1 if name == LATEST else -2 :])
+                kept |= set(channels.read(self.root, lineage, name).history[-2:])
             removed = {snapshot.name: snapshot for snapshot in known if snapshot.name not in kept}
             # Everything is read before anything goes: a manifest that cannot be read says not what it needs.
             everything = [snapshot for each in self.lineages() for snapshot in self.list(each)]
@@ -270,22 +269,23 @@ class Registry(Catalogue):
         Raises:
             RegistryError: the disk is full, read-only or broken. Left-overs are removed if it lets us.
         """
-        try:
-            with exclusive(self.root):
-                try:
+        with told_of_the_disk(RegistryError, self.root), exclusive(self.root):
+            try:
+                self._clean(lineage)
+                yield
+            except OSError:
+                with suppress(OSError):
                     self._clean(lineage)
-                    yield
-                except OSError:
-                    with suppress(OSError):
-                        self._clean(lineage)
-                    raise
-        except OSError as error:
-            if error.errno not in DISK:
                 raise
+
+
+def _check_same(same: Snapshot, facts: Mapping[str, Any]) -> None:
+    for name in _SAID_OF_VECTORS:
+        if same.manifest[name] != facts[name]:
             raise RegistryError(
-                f"{self.root}: cannot be written ({error.strerror}: {error.filename}). What was published before is "
-                "whole and can be read. Make room or make the folder writable, then do it again."
-            ) from error
+                f"{same.name} was published of the same weights with {name} {same.manifest[name]!r}, not "
+                f"{facts[name]!r}: a snapshot is never overwritten. Publish as before, or under another lineage."
+            )
 
 
 def _check_json(lineage: str, facts: Mapping[str, Any]) -> None:

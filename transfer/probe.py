@@ -3,23 +3,27 @@
 It only measures: nothing is trained on it and it is never served. It is drawn once, from the window that had just been
 trained on when the first snapshot was released, and kept as ids, so that every later snapshot scores the same::
 
-    FOLDER/probe.json     window, request ids, candidate ids, seed, bandwidth of the kernel
+    FOLDER/probe.json     window, request ids, candidate ids, bandwidth of the kernel, SHA-256 of these
 
 Shape legend: N candidates of the probe.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streaming import files
+from hypercast.errors import RegistryError, StoreError
+from hypercast.objects import record
+from hypercast.store.adapter import Adapter
+from hypercast.store.engine import Damage
 from streaming.errors import DataError
 from streaming.requests import Requests
 
 Integers = NDArray[np.int64]
+REMEDY = "Restore the file from a copy; or delete it, and drift is measured on another probe from now on."
+"""What to do about a damaged probe."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,24 +42,18 @@ class Probe:
         """The probe that was kept in ``folder``, or None.
 
         Raises:
-            DataError: the file is damaged.
+            RegistryError: the file is damaged.
         """
-        path = folder / "probe.json"
         try:
-            values = json.loads(path.read_bytes())
-            return Probe(
-                window=values["window"],
-                request_id=np.array(values["request_id"], np.int64),
-                candidate_id=np.array(values["candidate_id"], np.int64),
-                bandwidth=values["bandwidth"],
-            )
+            values = record.read(folder / "probe.json", remedy=REMEDY)
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f"{path}: not a probe ({error}). Restore the file from a copy; or delete it, and drift is measured on "
-                "another probe from now on."
-            ) from None
+        return Probe(
+            window=values["window"],
+            request_id=np.array(values["request_id"], np.int64),
+            candidate_id=np.array(values["candidate_id"], np.int64),
+            bandwidth=values["bandwidth"],
+        )
 
     def write(self, folder: Path) -> None:
         """Keep it in ``folder``, whole or not at all."""
@@ -65,7 +63,7 @@ class Probe:
             "candidate_id": self.candidate_id.tolist(),
             "bandwidth": self.bandwidth,
         }
-        files.write_text(folder / "probe.json", json.dumps(values) + "\n")
+        record.write(folder / "probe.json", values)
 
     def rows(self, requests: Requests) -> Integers:
         """Rows of its candidates among those of its window's ``requests`` of :func:`requests_of`, int64 [N].
@@ -111,6 +109,28 @@ def draw(requests: Requests, *, window: int, size: int, candidates: int, seed: i
         candidate_id=requests.candidate_id[index],
         bandwidth=1.0,
     )
+
+
+def verify(folder: Path) -> list[Damage]:
+    """What is not what was written in ``folder``: the probe, and adapters that were fitted on it."""
+    damages = []
+    try:
+        Probe.read(folder)
+    except RegistryError as error:
+        damages.append(Damage(where=str(folder / "probe.json"), what=str(error), remedy=REMEDY))
+    for path in sorted(folder.glob("*.adapter")):
+        remedy = f"Delete {path}: it is fitted again when its snapshot is compared again."
+        try:
+            adapter = Adapter.from_bytes(path.read_bytes(), where=str(path))
+        except FileNotFoundError:
+            continue  # its snapshot is gone, and so is it, since it was listed
+        except StoreError as error:
+            damages.append(Damage(where=str(path), what=str(error), remedy=remedy))
+            continue
+        if path.stem != f"{adapter.source}-to-{adapter.target}":
+            what = f"{path}: it is the adapter from {adapter.source} to {adapter.target}"
+            damages.append(Damage(where=str(path), what=what, remedy=remedy))
+    return damages
 
 
 def _keys(requests: Requests) -> list[tuple[int, int]]:

@@ -1,5 +1,6 @@
 """``hypercast store``: what snapshots, embedding log and online store of a run hold, and whether it is undamaged."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hypercast.cli.output import DEMO, Json, RunFolder, emit, emit_rows
-from hypercast.errors import RegistryError
+from hypercast.errors import RegistryError, StoreError
 from hypercast.pins import parse_snapshot_name
 from streaming import config as configuration
 
@@ -75,9 +76,13 @@ def store_inspect(
 
 @store.command("verify")
 def store_verify(run: RunFolder = DEMO, json: Json = False) -> None:
-    """Recompute every digest of snapshots, log and online store; names all that is damaged, and exits with status 1."""
+    """Recompute every digest of snapshots, log, probe, adapters and online store; names all that is damaged, and exits
+    with status 1.
+    """
+    from transfer import probe
+
     registry, log = _opened(run)
-    damages = [*registry.verify(), *log.verify()]
+    damages = [*registry.verify(), *log.verify(), *probe.verify(run / "probe")]
     with _online(run) as online:
         damages += online.verify() if online else []
     if json or not damages:
@@ -89,13 +94,18 @@ def store_verify(run: RunFolder = DEMO, json: Json = False) -> None:
 
 @store.command("gc")
 def store_gc(
-    keep: Annotated[int | None, typer.Option(help="Newest snapshots of each lineage that stay; without, all.")] = None,
+    keep: Annotated[
+        int | None, typer.Option(min=1, help="Newest snapshots of each lineage that stay; without, all.")
+    ] = None,
     run: RunFolder = DEMO,
     json: Json = False,
 ) -> None:
-    """Free what nothing refers to. Snapshots that are current, pinned or in a channel stay, whatever --keep says."""
+    """Free what nothing refers to. Snapshots that are pinned or in a channel, and those that a rollback of either would
+    return to, stay, whatever --keep says.
+    """
     registry, log = _opened(run)
-    removed = [name for lineage in registry.lineages() for name in registry.prune(lineage, keep=keep or 10**9)]
+    newest = sys.maxsize if keep is None else keep
+    removed = [name for lineage in registry.lineages() for name in registry.prune(lineage, keep=newest)]
     freed = {"log": log.collect()}
     with _online(run) as online:
         if online:
@@ -107,6 +117,8 @@ def _opened(run: Path) -> "tuple[Registry, TaeLog]":
     from hypercast.registry import Registry
     from hypercast.store.tae_log import TaeLog
 
+    if not run.is_dir():
+        raise StoreError(f"{run}: no such folder. Give that of a platform's run: --run {DEMO}.")
     return Registry(run / "registry"), TaeLog(run / "tae_log")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from foundation.publish import Publisher
+from hypercast.errors import StoreError
 from hypercast.pins import Pin, parse_snapshot_name
 from hypercast.snapshot import Snapshot
 from hypercast.store.engine import UnreachableError
@@ -31,11 +32,15 @@ class OnlineFeed:
     def feed(self, window: Window) -> None:
         """Put what the log has up to ``window`` of every snapshot in the registry, and point readers to the newest.
 
-        Snapshots that the registry has no more are dropped. With ``unreachable: ladder`` a server that does not answer
-        is left for the next window; with ``wait`` the run ends, and a rerun goes on here.
+        Readers are only ever pointed to a version above all that they were pointed to: a rollback holds until the next.
+        Snapshots that this run has published, and that the registry has no more, are dropped. With ``unreachable:
+        ladder`` a server that does not answer is left for the next window; with ``wait`` the run ends, and a rerun goes
+        on here.
 
         Raises:
             UnreachableError: see above.
+            StoreError: another run feeds the store with snapshots of this lineage, or the log and the registry are not
+                of one run.
         """
         try:
             self._feed(window)
@@ -47,16 +52,34 @@ class OnlineFeed:
     def _feed(self, window: Window) -> None:
         lineage = self.publisher.config.lineage
         listed = {snapshot.name: snapshot for snapshot in self.publisher.registry.list(lineage)}
+        segments = [one for one in self.publisher.log.segments() if parse_snapshot_name(one.snapshot)[0] == lineage]
+        models = {segment.snapshot: segment.facts.weights_digest for segment in segments}
+        models |= {name: snapshot.manifest["weights_digest"] for name, snapshot in listed.items()}
+        current = self.store.channels.current(lineage, "latest")
+        if current is not None:
+            self._check_own(current, models)
         newest: tuple[str, Window] | None = None
-        for segment in self.publisher.log.segments():
+        for segment in segments:
             if segment.snapshot in listed and segment.window <= window.index and segment.facts.rows:
+                segment.check_made_by(listed[segment.snapshot])
                 of = self.workspace.dataset.window(segment.window)
                 if self._put(listed[segment.snapshot], of):
                     newest = segment.snapshot, of
-        current = self.store.channels.current(lineage, "latest")
-        if newest is not None and (current is None or _version(current) < _version(newest[0])):
+        reached = self.store.channels.reached(lineage, "latest")
+        if newest is not None and (reached is None or _version(reached) < _version(newest[0])):
             self.store.publish(newest[0], expected=current, at=newest[1].end)
-        self.store.retain(lineage, set(listed))
+        self.store.drop({name: model for name, model in models.items() if name not in listed})
+
+    def _check_own(self, current: str, models: dict[str, str]) -> None:
+        """Refuse to feed a store whose readers follow another run; ``models``: this run's, weights by snapshot."""
+        layout = self.store.engine.layout(current)
+        model = models.get(current)
+        newer = not models or _version(current) > max(map(_version, models))
+        if layout is not None and (newer if model is None else layout.model != model):
+            raise StoreError(
+                f"online store: readers follow {current}, which this run has not published: another run of the lineage "
+                "feeds the store. Give each run its own folder or prefix, or drop the other's snapshots."
+            )
 
     def _put(self, snapshot: Snapshot, window: Window) -> bool:
         """One segment's rows, its users' aggregates and the snapshot's adapters, unless they are there.
@@ -64,6 +87,7 @@ class OnlineFeed:
         Returns:
             Whether there is anything to read; not if the log's own time to live has passed for all rows.
         """
+        self.store.check_model(snapshot)
         done = f"window {window.index}"
         if self.store.channels.marked(snapshot.name, done) is not None:
             return True

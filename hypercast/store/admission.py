@@ -3,19 +3,48 @@
 Shape legend: N keys, D numbers of a vector.
 """
 
+import operator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hypercast.codec import rows as codecs
 from hypercast.errors import StoreError
 from hypercast.pins import Pin
 from hypercast.store.adapter import Adapter
-from hypercast.store.engine import Integers, Layout
+from hypercast.store.engine import Integers, Layout, are_integers
 from streaming.errors import LeakageError
 
 if TYPE_CHECKING:
     from hypercast.snapshot import Snapshot
+
+
+def check_width(snapshot: "Snapshot", representation: str) -> int:
+    """D of the snapshot's vectors of that name.
+
+    Raises:
+        StoreError: it has none.
+    """
+    width = snapshot.dims.get(representation)
+    if width is None:
+        raise StoreError(
+            f"online store: {snapshot.name} has no vectors {representation!r}, only {sorted(snapshot.dims)}. Set "
+            "representation to one of these."
+        )
+    return width
+
+
+def layout_of(snapshot: "Snapshot", representation: str, *, codec: str | None) -> Layout:
+    """Of the snapshot's rows; ``codec``: None for the snapshot's own. Raises as :func:`check_width`."""
+    width, kept = check_width(snapshot, representation), codecs.named(codec or snapshot.dtype)
+    return Layout(
+        representation=representation,
+        width=width,
+        codec=kept.name,
+        row_bytes=kept.row_bytes(width),
+        model=snapshot.manifest["weights_digest"],
+    )
 
 
 def check_rows(
@@ -30,16 +59,21 @@ def check_rows(
     """Refuse vectors float [N, D] that ``snapshot`` does not declare, or could not have computed then.
 
     Raises:
-        StoreError: another width, or lengths that differ.
+        StoreError: another width, lengths that differ, or times that are no integers of 64 bits.
         LeakageError: computed before the snapshot's watermark, or from a history that ends later (law L3).
     """
     where = f"online store: put of {rows} vectors by {snapshot.name}"
-    width = snapshot.dims.get(representation)
+    width = check_width(snapshot, representation)
     shapes = vector.shape, computed_at.shape, history_end.shape
-    if width is None or shapes != ((rows, width), (rows,), (rows,)):
+    if shapes != ((rows, width), (rows,), (rows,)):
         raise StoreError(
             f"{where}: vectors, computed_at and history_end have shapes {shapes}; the snapshot declares "
             f"{representation!r} with width {width}, so that they must be ({rows}, {width}), ({rows},) and ({rows},)."
+        )
+    if not (are_integers(computed_at) and are_integers(history_end)):
+        raise StoreError(
+            f"{where}: computed_at and history_end have dtypes {computed_at.dtype} and {history_end.dtype}; needed are "
+            "integers below 2**63, microseconds UTC. Example: np.array([1_700_000_000_000_000])."
         )
     bad = np.flatnonzero((computed_at < snapshot.watermark) | (history_end > computed_at))
     if len(bad):
@@ -47,6 +81,24 @@ def check_rows(
             f"{where}: row {bad[0]} has computed_at {computed_at[bad[0]]} and history_end {history_end[bad[0]]}; "
             f"needed is watermark {snapshot.watermark} <= computed_at, and history_end <= computed_at (law L3)."
         )
+
+
+def check_now(now: int) -> int:
+    """``now`` as an int.
+
+    Raises:
+        StoreError: no integer of 64 bits.
+    """
+    try:
+        time = operator.index(now)
+    except TypeError:
+        time = 1 << 63
+    if not -(1 << 63) < time < 1 << 63:
+        raise StoreError(
+            f"online store: read as of {now!r}; needed is an integer between -2**63 and 2**63, microseconds UTC. "
+            "Example: 1_700_000_000_000_000."
+        )
+    return time
 
 
 def check_reader(

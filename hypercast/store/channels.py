@@ -1,10 +1,12 @@
 """What an engine's readers follow: channels, where they pointed before, and since when.
 
-Pointers are ``LINEAGE/CHANNEL``, and ``LINEAGE/CHANNEL-before`` for the way back of one step. What is true of a
+Pointers are ``LINEAGE/CHANNEL``, and ``LINEAGE/CHANNEL-before`` for the way back of one step; while a channel moves,
+``LINEAGE/CHANNEL-left`` names what it leaves, so that who is killed in between loses neither. What is true of a
 snapshot since some time (that it was published in a channel, that a window's rows are all there) is a mark: a row
 without a vector.
 """
 
+from collections.abc import Mapping
 from functools import lru_cache
 
 import numpy as np
@@ -14,7 +16,7 @@ from hypercast.pins import check_name, parse_snapshot_name
 from hypercast.store import own_keys
 from hypercast.store.engine import Engine, Layout
 
-BEFORE = "-before"
+BEFORE, LEFT = "-before", "-left"
 
 
 class Channels:
@@ -36,11 +38,17 @@ class Channels:
         self.layout(snapshot)
         self.engine.commit(snapshot)
         pointers = self.engine.pointers()
-        actual = pointers.get(pointer)
+        actual, left = pointers.get(pointer), pointers.get(pointer + LEFT)
         if actual != snapshot:
             if actual is not None and actual == expected:
-                self.engine.move(pointer + BEFORE, expected=pointers.get(pointer + BEFORE), to=actual)
+                self.engine.move(pointer + LEFT, expected=left, to=actual)
+                left = actual
             self.engine.move(pointer, expected=expected, to=snapshot)
+        if left is not None:
+            if left != snapshot:
+                self.engine.move(pointer + BEFORE, expected=pointers.get(pointer + BEFORE), to=left)
+            self.engine.move(pointer + LEFT, expected=left, to=None)
+        # Last: without it the channel has not reached the snapshot, and who was killed publishes once more.
         if self.marked(snapshot, channel) is None:
             self.mark(snapshot, channel, at=at)
             self.engine.commit(snapshot)
@@ -49,12 +57,22 @@ class Channels:
         """See :meth:`hypercast.store.online.OnlineStore.rollback`."""
         pointer = _pointer(lineage, channel)
         pointers = self.engine.pointers()
-        now, before = pointers.get(pointer), pointers.get(pointer + BEFORE)
-        if before is None or before == now:
+        now = pointers.get(pointer)
+        ways = [(way, pointers[way]) for way in (pointer + LEFT, pointer + BEFORE) if way in pointers]
+        way, before = next((one for one in ways if one[1] != now), (None, None))
+        if way is None or before is None:
             raise StoreError(f"{pointer} names {now or 'nothing'}, and it is not known what it named before.")
+        for other, to in ways:
+            if other != way:
+                self.engine.move(other, expected=to, to=None)
         self.engine.move(pointer, expected=now, to=before)
-        self.engine.move(pointer + BEFORE, expected=before, to=None)
+        self.engine.move(way, expected=before, to=None)
         return before
+
+    def reached(self, lineage: str, channel: str) -> str | None:
+        """The newest snapshot with rows that was ever published in the channel: what a rollback leaves is one."""
+        versions = reversed(self.versions(lineage))
+        return next((name for name in versions if self.marked(name, channel) is not None), None)
 
     def then(self, lineage: str, channel: str, time: int) -> str | None:
         """The newest snapshot, up to the one that the channel names, that had been published in it by ``time``."""
@@ -63,15 +81,27 @@ class Channels:
         published = reversed(versions[: versions.index(now) + 1]) if now in versions else ()
         return next((name for name in published if self.marked(name, channel, as_of=time) is not None), None)
 
-    def retain(self, lineage: str, keep: set[str]) -> list[str]:
-        """See :meth:`hypercast.store.online.OnlineStore.retain`."""
-        kept = keep | set(self.engine.pointers().values())
-        dropped = [name for name in self.versions(lineage) if name not in kept]
-        for name in dropped:
-            self.engine.drop(name)
+    def drop(self, models: Mapping[str, str]) -> list[str]:
+        """See :meth:`hypercast.store.online.OnlineStore.drop`."""
+        dropped = [name for name, model in models.items() if self._drop(name, model)]
         if dropped:
             self.engine.collect()
         return dropped
+
+    def _drop(self, snapshot: str, model: str) -> bool:
+        layout = self.engine.layout(snapshot)
+        if layout is None or layout.model != model or self._is_named(snapshot):
+            return False
+        try:
+            self.engine.drop(snapshot)
+        except StoreError:
+            if self.engine.layout(snapshot) is None or self._is_named(snapshot):
+                return False  # somebody else was first
+            raise
+        return True
+
+    def _is_named(self, snapshot: str) -> bool:
+        return snapshot in self.engine.pointers().values()
 
     def mark(self, snapshot: str, name: str, *, at: int) -> None:
         """Write down that ``name`` is true of a snapshot with rows from ``at`` (microseconds UTC) on."""
@@ -106,6 +136,8 @@ class Channels:
 def _pointer(lineage: str, channel: str) -> str:
     check_name(lineage, what="lineage")
     check_name(f"{channel}{BEFORE}", what="channel")
-    if channel.endswith(BEFORE):
-        raise StoreError(f"channel {channel!r}: a name that ends in {BEFORE!r} cannot be used. Example: 'stable'.")
+    if channel.endswith((BEFORE, LEFT)):
+        raise StoreError(
+            f"channel {channel!r}: a name that ends in {BEFORE!r} or {LEFT!r} cannot be used. Example: 'stable'."
+        )
     return f"{lineage}/{channel}"

@@ -14,7 +14,7 @@ put with the same key and ``computed_at`` replaces the earlier one. At least the
 kept; older ones may go at any time.
 
 **Snapshots.** Rows belong to the snapshot that computed them; two snapshots never mix. The first put of a snapshot
-fixes its :class:`Layout`; a put with another is refused.
+fixes its :class:`Layout`; a put with another is refused, and so is one by other weights under the same name.
 
 **Seeing.** What was put is seen by the engine that put it at once, and by every other one at the latest after
 ``commit``, which returns when it would survive the end of the process (``local``, and a server that is set to: of the
@@ -52,12 +52,14 @@ class Layout:
         width: D, numbers of a vector.
         codec: how they are encoded (:mod:`hypercast.codec`).
         row_bytes: B.
+        model: digest of the weights that computed them, so that two models of one name do not mix.
     """
 
     representation: str
     width: int
     codec: str
     row_bytes: int
+    model: str
 
     def to_json(self) -> dict[str, Any]:
         """What the constructor takes."""
@@ -130,7 +132,7 @@ class Engine(Protocol):
         """Add N rows. Of rows with equal key and ``computed_at`` in one call the last holds.
 
         Raises:
-            StoreError: shapes that differ, or another layout than the snapshot has.
+            StoreError: shapes that differ, no integers of 64 bits, or another layout than the snapshot has.
         """
 
     def commit(self, snapshot: str) -> None:
@@ -179,6 +181,25 @@ class Engine(Protocol):
         """Let go of files and connections. What was put and not committed is lost with ``local``."""
 
 
+def check_layout(where: str, snapshot: str, layout: Layout, existing: Layout | None) -> None:
+    """Refuse what is not as the snapshot's rows are; ``existing``: how they are, None if there are none.
+
+    Raises:
+        StoreError: the layouts differ.
+    """
+    if existing is not None and existing.model != layout.model:
+        raise StoreError(
+            f"{where}: rows of {snapshot} were computed by other weights ({existing.model[:12]}) than those of this "
+            f"{snapshot} ({layout.model[:12]}). A snapshot has one layout, and two runs of one lineage need a store "
+            f"each: give this one its own folder or prefix, or drop {snapshot} if the other run is gone."
+        )
+    if existing is not None and existing != layout:
+        raise StoreError(
+            f"{where}: rows of {snapshot} are {existing}, those put are {layout}. A snapshot has one layout: publish "
+            "under another snapshot, or drop this one first."
+        )
+
+
 def check_put(
     where: str, snapshot: str, layout: Layout, existing: Layout | None, *, arrays: tuple[Any, Any, Any, Any]
 ) -> tuple[Integers, Integers, Integers, Bytes]:
@@ -188,11 +209,10 @@ def check_put(
         StoreError: see :meth:`Engine.put`.
     """
     parse_snapshot_name(snapshot)
-    if existing is not None and existing != layout:
-        raise StoreError(
-            f"{where}: rows of {snapshot} are {existing}, those put are {layout}. A snapshot has one layout: publish "
-            "under another snapshot, or drop this one first."
-        )
+    check_layout(where, snapshot, layout, existing)
+    for array in arrays[:3]:
+        if not are_integers(np.asarray(array)):
+            raise StoreError(f"{where}: put to {snapshot} with keys or times that are no integers of 64 bits.")
     key, computed_at, history_end = (np.ascontiguousarray(array, np.int64) for array in arrays[:3])
     payload = np.ascontiguousarray(arrays[3])
     rows = len(key)
@@ -205,6 +225,13 @@ def check_put(
     return key, computed_at, history_end, payload
 
 
+def are_integers(array: NDArray[Any]) -> bool:
+    """Whether all numbers are what int64 holds: no floats, and nothing beyond 2**63 - 1. Empty arrays are."""
+    if array.dtype == np.uint64 and array.size:
+        return int(array.max()) <= np.iinfo(np.int64).max
+    return array.dtype.kind in "iu" or not array.size
+
+
 def check_key(where: str, key: Any) -> Integers:
     """Keys int64 ``[N, 3]`` in one piece.
 
@@ -212,10 +239,10 @@ def check_key(where: str, key: Any) -> Integers:
         StoreError: not integers, or not three to a key.
     """
     array = np.asarray(key)
-    if array.ndim != 2 or array.shape[1] != 3 or (array.size and array.dtype.kind not in "iu"):
+    if array.ndim != 2 or array.shape[1] != 3 or not are_integers(array):
         raise StoreError(
-            f"{where}: keys have shape {array.shape} and dtype {array.dtype}; needed are integers [N, 3]: surface, "
-            "user, item. Example: np.array([[0, 17, 4]])."
+            f"{where}: keys have shape {array.shape} and dtype {array.dtype}; needed are integers [N, 3] of 64 "
+            "bits: surface, user, item. Example: np.array([[0, 17, 4]])."
         )
     return np.ascontiguousarray(array, np.int64)
 

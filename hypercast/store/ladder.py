@@ -78,15 +78,21 @@ def nothing(keys: int, width: int) -> Lookup:
     )
 
 
-def climb(engine: Engine, snapshot: str, layout: Layout, key: Integers, *, now: int, freshness: Freshness) -> Lookup:
+def climb(
+    engine: Engine, snapshot: str, layout: Layout, key: Integers, *, now: int, freshness: Freshness
+) -> Lookup | None:
     """Read N candidates' vectors of a snapshot with that layout as of ``now``, microseconds UTC.
 
-    Aggregates are only asked for where a key's own vector is of no use.
+    Aggregates are only asked for where a key's own vector is of no use. One that was computed at ``now`` is of the very
+    request that reads it, and is not read.
+
+    Returns:
+        None if the rows have been dropped since the layout was read.
     """
     codec = codecs.named(layout.codec)
     own = engine.get(snapshot, key, as_of=now)
-    if own.payload.shape[1] != layout.row_bytes:  # dropped since the layout was read
-        return nothing(len(key), layout.width)
+    if own.payload.shape[1] != layout.row_bytes:
+        return None
     age = now - own.computed_at
     status = freshness.classify(age)
     if not own.found.all():
@@ -95,9 +101,9 @@ def climb(engine: Engine, snapshot: str, layout: Layout, key: Integers, *, now: 
     need = np.flatnonzero(status > _STALE) if status.any() else status[:0]
     if len(need):
         user, place = np.unique(key[need, 1], return_inverse=True)
-        aggregate = engine.get(snapshot, own_keys.of_users(user), as_of=now)
+        aggregate = engine.get(snapshot, own_keys.of_users(user), as_of=now - 1)
         if aggregate.payload.shape[1] != layout.row_bytes:
-            return nothing(len(key), layout.width)
+            return None
         user_age = now - aggregate.computed_at
         usable = (aggregate.found & (freshness.classify(user_age) <= _STALE))[place]
         payload = payload.copy()

@@ -3,7 +3,7 @@
 A read climbs down a ladder (:mod:`hypercast.store.ladder`), and every rung is counted: the key's own vector while
 FRESH, or STALE; the user's aggregate; zeros with the mask bit off. Expiry is checked when read, against the reader's
 clock. No vector that was computed after that clock is ever read, however it is set: a reader whose clock went back
-reads what there was then.
+reads what there was then, of the snapshot that had been published by then.
 
 Readers that follow a lineage read the snapshot that a channel names (:mod:`hypercast.store.channels`), never one that
 is still being put. Those that are pinned to a version read that; or what the channel names, through an adapter
@@ -12,12 +12,10 @@ is still being put. Those that are pinned to a version read that; or what the ch
 Shape legend: N keys, D numbers of a vector, B bytes of an encoded one.
 """
 
-import logging
-import time as clock
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,18 +23,18 @@ from numpy.typing import NDArray
 from hypercast.codec import rows as codecs
 from hypercast.errors import StoreError
 from hypercast.pins import Pin, parse_snapshot_name
-from hypercast.store import adapter_rows, admission, choice, ladder, own_keys
+from hypercast.store import admission, choice, engine, ladder, own_keys
 from hypercast.store.adapter import Adapter
+from hypercast.store.adapter_rows import AdapterRows
 from hypercast.store.channels import Channels
-from hypercast.store.engine import Engine, Integers, Layout, UnreachableError
+from hypercast.store.engine import Engine, Integers, Layout
+from hypercast.store.followed import Followed
 from hypercast.store.ladder import Counters, Lookup
 from hypercast.store.online_config import OnlineConfig
+from hypercast.store.outage import Outage
 
 if TYPE_CHECKING:
     from hypercast.snapshot import Snapshot
-
-_logger = logging.getLogger(__name__)
-_T = TypeVar("_T")
 
 
 class OnlineStore:
@@ -63,9 +61,9 @@ class OnlineStore:
         self.engine = engine
         self.channels = Channels(engine)
         self.counters = Counters()
-        self._believed: dict[str, tuple[float, Any]] = {}
-        self._adapters: dict[tuple[str, str], Adapter] = {}
-        self._out_of_reach_until: float | None = None
+        self._followed = Followed(self.channels, believed_for=config.believed_for)
+        self._adapters = AdapterRows(engine)
+        self._outage = Outage(wait=config.unreachable == "wait", ask_again=config.ask_again)
 
     def put(
         self,
@@ -89,8 +87,9 @@ class OnlineStore:
             history_end: int64 [N], exclusive end of the history that was read, not after ``computed_at``.
 
         Raises:
-            StoreError: another width than the snapshot's, lengths that differ, ids that are no integers or negative,
-                a number that the codec cannot hold, or another codec than the snapshot's rows have.
+            StoreError: another width than the snapshot's, lengths that differ, ids or times that are no integers, ids
+                that are negative, a number that the codec cannot hold, or another codec or other weights than the
+                snapshot's rows have.
             LeakageError: times out of order (law L3).
             UnreachableError: the server does not answer.
         """
@@ -114,7 +113,7 @@ class OnlineStore:
         Raises:
             StoreError: the source has no rows yet.
         """
-        adapter_rows.write(self.engine, self.channels.layout(adapter.source), adapter, at=at)
+        self._adapters.write(self.channels.layout(adapter.source), adapter, at=at)
 
     def adapter(self, source: str, target: str) -> Adapter | None:
         """The adapter from snapshot ``source`` to ``target``; None if there is none.
@@ -122,12 +121,15 @@ class OnlineStore:
         Raises:
             StoreError: it is damaged.
         """
-        if (source, target) not in self._adapters:
-            found = adapter_rows.read(self.engine, source, target)
-            if found is None:
-                return None
-            self._adapters[source, target] = found
-        return self._adapters[source, target]
+        return self._adapters.read(source, target)
+
+    def check_model(self, snapshot: "Snapshot") -> None:
+        """Refuse a snapshot if the rows that are there under its name are not like its own.
+
+        Raises:
+            StoreError: other weights computed them, or they have another width, codec or representation.
+        """
+        engine.check_layout("online store", snapshot.name, self._layout(snapshot), self.engine.layout(snapshot.name))
 
     def publish(self, snapshot: str, *, expected: str | None, at: int, channel: str = "latest") -> None:
         """Keep all that was put of ``snapshot`` and let ``LINEAGE/channel`` name it; once is as good as twice.
@@ -143,7 +145,7 @@ class OnlineStore:
             StoreError: the snapshot has no rows, or a bad name.
         """
         self.channels.publish(snapshot, channel, expected=expected, at=at)
-        self._believed.clear()
+        self._followed.forget()
 
     def rollback(self, lineage: str, *, channel: str = "latest") -> str:
         """Let the channel name again what it named before it was moved last; returns that.
@@ -153,17 +155,21 @@ class OnlineStore:
             ConflictError: somebody else moves it at the same time.
         """
         before = self.channels.rollback(lineage, channel)
-        self._believed.clear()
+        self._followed.forget()
         return before
 
     def current(self, lineage: str, *, channel: str = "latest") -> str | None:
         """Name of the snapshot that the channel names; None for nothing."""
-        return self._known(f"{lineage}/{channel}", lambda: self.channels.current(lineage, channel))
+        return self._followed.current(lineage, channel)
 
-    def retain(self, lineage: str, keep: set[str]) -> list[str]:
-        """Drop the lineage's snapshots but those to ``keep`` and those that a pointer names; returns the dropped."""
-        dropped = self.channels.retain(lineage, keep)
-        self._believed.clear()
+    def drop(self, models: Mapping[str, str]) -> list[str]:
+        """Drop snapshots, given with the digests of their weights, but those that a pointer names or others computed.
+
+        Returns:
+            Those that were dropped; what had no rows is none of them.
+        """
+        dropped = self.channels.drop(models)
+        self._followed.forget()
         return dropped
 
     def get(
@@ -180,7 +186,8 @@ class OnlineStore:
     ) -> Lookup:
         """Vectors of N keys as of ``now``, by the ladder.
 
-        A fixed pin reads its snapshot's vectors, one that follows reads those of the snapshot that ``channel`` names.
+        A fixed pin reads its snapshot's vectors, one that follows reads those of the snapshot that ``channel`` names,
+        or named at ``now``, if that is before it was published.
 
         Args:
             pin: of the expert that reads.
@@ -192,12 +199,12 @@ class OnlineStore:
 
         Raises:
             RegistryError: the pin refuses the vectors' lineage, snapshot, width or codec.
-            StoreError: another width or representation than asked for; or ``adapt``, and there is no adapter, or one
-                with a greater error than is allowed.
+            StoreError: another width or representation than asked for, a ``now`` that is no integer of 64 bits; or
+                ``adapt``, and there is no adapter, or one with a greater error than is allowed.
             UnreachableError: the server does not answer, and ``unreachable`` is ``wait``.
         """
         key = own_keys.of_candidates(surface, user_id, item_id)
-        return self._answer(pin, key, lambda: self._serving(pin, channel, adapt), now=now, width=width)
+        return self._answer(pin, key, lambda: self._serving(pin, channel, now, adapt), now=now, width=width)
 
     def get_as_of(
         self,
@@ -213,7 +220,8 @@ class OnlineStore:
         """What :meth:`get` would have answered at ``time`` (microseconds UTC), as far as it is still kept.
 
         A following pin reads the newest snapshot, up to the one that the channel names now, that had been published
-        in it by then. Of each key's rows the engine keeps the latest few only.
+        in it by then: a rollback is taken to have been there all along. Of each key's rows the engine keeps the latest
+        few only.
         """
         key = own_keys.of_candidates(surface, user_id, item_id)
 
@@ -226,21 +234,10 @@ class OnlineStore:
         """Let go of the engine."""
         self.engine.close()
 
-    def _serving(self, pin: Pin, channel: str, adapt: bool) -> str | None:
+    def _serving(self, pin: Pin, channel: str, now: int, adapt: bool) -> str | None:
         if pin.version is not None and not adapt:
             return pin.target
-        return self.current(pin.lineage, channel=channel) or (pin.target if pin.version is not None else None)
-
-    def _known(self, name: str, ask: Callable[[], _T]) -> _T:
-        """What the engine said of ``name`` not longer ago than it is believed for."""
-        if not self.config.believed_for:
-            return ask()
-        now = clock.monotonic()
-        until, value = self._believed.get(name, (now, None))
-        if now >= until or value is None:
-            value = ask()
-            self._believed[name] = now + self.config.believed_for, value
-        return value
+        return self._followed.at(pin.lineage, channel, now) or (pin.target if pin.version is not None else None)
 
     def _put(
         self,
@@ -250,60 +247,53 @@ class OnlineStore:
         computed_at: Integers,
         history_end: Integers,
     ) -> None:
-        computed_at, history_end = np.asarray(computed_at, np.int64), np.asarray(history_end, np.int64)
+        computed_at, history_end = np.asarray(computed_at), np.asarray(history_end)
         name = self.config.representation
         admission.check_rows(
             snapshot, name, rows=len(key), vector=vector, computed_at=computed_at, history_end=history_end
         )
-        codec, width = codecs.named(self.config.codec or snapshot.dtype), vector.shape[1]
+        layout = self._layout(snapshot)
         self.engine.put(
             snapshot.name,
-            Layout(representation=name, width=width, codec=codec.name, row_bytes=codec.row_bytes(width)),
+            layout,
             key=key,
             computed_at=computed_at,
             history_end=history_end,
-            payload=codec.encode(vector),
+            payload=codecs.named(layout.codec).encode(vector),
         )
+
+    def _layout(self, snapshot: "Snapshot") -> Layout:
+        return admission.layout_of(snapshot, self.config.representation, codec=self.config.codec)
 
     def _answer(self, pin: Pin, key: Integers, snapshot: Callable[[], str | None], *, now: int, width: int) -> Lookup:
         """Look up, count, and step to the bottom of the ladder if the engine is out of reach."""
-        lookup = self._reached(pin, key, snapshot, now=now, width=width)
+        now = admission.check_now(now)
+
+        def ask() -> Lookup:
+            lookup = self._look_up(pin, key, snapshot(), now=now, width=width)
+            if lookup is None:  # believed to be there, perhaps, or dropped in between
+                self._followed.forget()
+                lookup = self._look_up(pin, key, snapshot(), now=now, width=width)
+            return lookup or ladder.nothing(len(key), width)
+
+        lookup = self._outage.ask(ask)
         if lookup is None:
             lookup = ladder.nothing(len(key), width)
             self.counters.unreachable += len(key)
         self.counters.add(lookup)
         return lookup
 
-    def _reached(
-        self, pin: Pin, key: Integers, snapshot: Callable[[], str | None], *, now: int, width: int
-    ) -> Lookup | None:
-        """None if the engine is out of reach, or was a moment ago, and that is not an error."""
-        if self._out_of_reach_until is not None and clock.monotonic() < self._out_of_reach_until:
-            return None
-        try:
-            lookup = self._look_up(pin, key, snapshot(), now=now, width=width)
-        except UnreachableError as error:
-            if self.config.unreachable == "wait":
-                raise
-            if self._out_of_reach_until is None:
-                _logger.warning("online store: zeros are read until the engine answers again (%s)", error)
-            self._out_of_reach_until = clock.monotonic() + self.config.ask_again
-            return None
-        if self._out_of_reach_until is not None:
-            _logger.warning("online store: the engine answers again; %d keys were zeros", self.counters.unreachable)
-            self._out_of_reach_until = None
-        return lookup
-
-    def _look_up(self, pin: Pin, key: Integers, snapshot: str | None, *, now: int, width: int) -> Lookup:
-        layout = self._known(snapshot, lambda: self.engine.layout(snapshot)) if snapshot else None
+    def _look_up(self, pin: Pin, key: Integers, snapshot: str | None, *, now: int, width: int) -> Lookup | None:
+        """None if there is nothing to read."""
+        layout = self.engine.layout(snapshot) if snapshot else None
         if snapshot is None or layout is None:
-            return ladder.nothing(len(key), width)
+            return None
         adapter = None
         if pin.version is not None and snapshot != pin.target and parse_snapshot_name(snapshot)[0] == pin.lineage:
             found = self.adapter(snapshot, pin.target)
             adapter = admission.check_adapter(pin, snapshot, found, most=self.config.adapter_error)
         admission.check_reader(pin, snapshot, layout, adapter, representation=self.config.representation, width=width)
         lookup = ladder.climb(self.engine, snapshot, layout, key, now=now, freshness=self.config)
-        if adapter is None:
+        if adapter is None or lookup is None:
             return lookup
         return replace(lookup, vector=np.where(lookup.present[:, None], adapter.apply(lookup.vector), np.float32(0)))

@@ -21,8 +21,8 @@ class OnlineConfig(Freshness):
         unreachable: when a server does not answer within the engine's patience: ``wait`` raises, ``ladder``
             answers reads with zeros, counts them, and says so once.
         ask_again: seconds for which ``ladder`` then answers at once, without asking the server.
-        believed_for: seconds for which a pointer and a layout are not asked for again. More than 0 saves a server
-            two round trips a read; a moved pointer is then followed that much later.
+        believed_for: seconds for which a pointer is not asked for again. More than 0 saves a server a round trip a
+            read; a moved pointer is then followed that much later.
         adapter_error: greatest relative error of an adapter that is applied.
     """
 

@@ -3,21 +3,22 @@
 ===========================  ==================================================================================
 (surface, user, item)        a candidate's vector; surface and item are not negative
 (-1, user, -1)               a user's aggregate
-(-2, checksum of NAME, 0)    a mark: since when NAME is true of the snapshot (``computed_at``)
+(-2, SHA-256 of NAME)        a mark: since when NAME is true of the snapshot (``computed_at``); 128 bits of it
 (-3, version, piece)         the adapter to that version, cut into pieces as long as a row
 ===========================  ==================================================================================
 
 All are int64 [N, 3].
 """
 
-import zlib
+import hashlib
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from hypercast.errors import StoreError
 from hypercast.pins import parse_snapshot_name
-from hypercast.store.engine import Integers
+from hypercast.store.engine import Integers, are_integers
 
 USER, MARK, ADAPTER = -1, -2, -3
 
@@ -26,15 +27,15 @@ def of_candidates(surface: Any, user_id: Any, item_id: Any) -> Integers:
     """Keys of N candidates.
 
     Raises:
-        StoreError: not integers [N], or a surface or item that is negative.
+        StoreError: not integers [N] of 64 bits, or a surface or item that is negative.
     """
     columns = np.asarray(surface), np.asarray(user_id), np.asarray(item_id)
     rows = columns[1].shape
     for name, column in zip(("surface", "user_id", "item_id"), columns, strict=True):
-        if column.ndim != 1 or column.shape != rows or (column.dtype.kind not in "iu" and column.size):
+        if column.ndim != 1 or column.shape != rows or not are_integers(column):
             raise StoreError(
-                f"online store: {name} has shape {column.shape} and dtype {column.dtype}; needed are integers [N], as "
-                "many as user ids. Example: np.array([4, 7])."
+                f"online store: {name} has shape {column.shape} and dtype {column.dtype}; needed are integers [N] "
+                "below 2**63, as many as user ids. Example: np.array([4, 7])."
             )
     key = np.empty((len(columns[1]), 3), np.int64)
     key[:, 0], key[:, 1], key[:, 2] = columns
@@ -56,9 +57,13 @@ def of_users(user_id: Any) -> Integers:
     return key
 
 
+@lru_cache(maxsize=1024)
 def of_mark(name: str) -> Integers:
     """The key of one mark."""
-    return np.array([[MARK, zlib.crc32(name.encode()), 0]], np.int64)
+    digest = np.frombuffer(hashlib.sha256(name.encode()).digest()[:16], "<i8")
+    key = np.array([[MARK, *digest]], np.int64)
+    key.flags.writeable = False  # all who ask get the same one
+    return key
 
 
 def of_adapter(target: str, pieces: int) -> Integers:

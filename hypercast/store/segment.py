@@ -7,13 +7,14 @@ Columns, one chunk each and without nulls::
     REPRESENTATION (one or more) fixed_size_list<halffloat or float, D> of codecs float16 and float32, else
         fixed_size_binary (hypercast.codec)
 
-The file is uncompressed and memory-mapped: what a reader does not touch is never read. Beside it stands its manifest,
-whose every byte follows from the facts and the Arrow file's SHA-256, a digest of itself included: no byte of either
-file can change unseen.
+The file is uncompressed. It is opened once: read from end to end for its SHA-256, then mapped, so that rows are those
+that were checked whatever becomes of the name. Beside it stands its manifest, whose every byte follows from the facts
+and the Arrow file's SHA-256, a digest of itself included: no byte of either file can change unseen.
 """
 
 import hashlib
 import json
+import mmap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -26,6 +27,7 @@ from hypercast.codec import arrow
 from hypercast.codec import rows as codecs
 from hypercast.errors import StoreError
 from hypercast.pins import Pin
+from hypercast.snapshot import Snapshot
 from hypercast.store.keys import KeyIndex
 from streaming import files
 
@@ -50,6 +52,7 @@ class Facts:
 
     Attributes:
         snapshot: name of the snapshot that computed it.
+        weights_digest: of the snapshot's weights: its name says nothing once a registry was begun anew.
         window: index of the window.
         watermark: of the snapshot, microseconds UTC.
         requests_digest: SHA-256 of the request file that the rows are aligned with.
@@ -60,6 +63,7 @@ class Facts:
     """
 
     snapshot: str
+    weights_digest: str
     window: int
     watermark: int
     requests_digest: str
@@ -134,13 +138,24 @@ class Segment:
         Raises:
             StoreError: the rows are missing or differ from what was written.
         """
-        if not self.path.is_file() or files.sha256_of(self.path) != self.sha256:
-            raise StoreError(f"{self.path}: missing, or not what was published (its SHA-256 differs). {self.remedy}")
+        self._map()
 
     @property
     def remedy(self) -> str:
         """What to do about damage."""
         return f"Delete {self.manifest_path} and publish window {self.window} with {self.snapshot} again."
+
+    def check_made_by(self, snapshot: Snapshot) -> None:
+        """Refuse what a snapshot of the same name, but of other weights, has published.
+
+        Raises:
+            StoreError: the weights differ.
+        """
+        if self.facts.weights_digest != snapshot.manifest["weights_digest"]:
+            raise StoreError(
+                f"{self.path}: published by a {self.snapshot} of other weights: the registry has been begun anew since "
+                f"and the log has not. {self.remedy}"
+            )
 
     def check_read(self, *, pin: Pin, representation: str, width: int, tasks: Sequence[str]) -> None:
         """Refuse a reader that was made for other vectors.
@@ -184,9 +199,23 @@ class Segment:
 
     @cached_property
     def table(self) -> pa.Table:
-        """The rows, memory-mapped."""
-        with pa.memory_map(str(self.path)) as source:
-            return pa.ipc.open_file(source).read_all()
+        """The rows, verified, then memory-mapped.
+
+        Raises:
+            StoreError: see :meth:`verify`.
+        """
+        return self._map()
+
+    def _map(self) -> pa.Table:
+        try:
+            with self.path.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() == self.sha256:
+                    # The descriptor that was read, not the name: that may belong to another file by now.
+                    mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+                    return pa.ipc.open_file(pa.py_buffer(mapped)).read_all()
+        except (FileNotFoundError, IsADirectoryError):
+            pass
+        raise StoreError(f"{self.path}: missing, or not what was published (its SHA-256 differs). {self.remedy}")
 
     @cached_property
     def keys(self) -> KeyIndex:

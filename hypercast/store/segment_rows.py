@@ -1,6 +1,7 @@
 """What becomes a segment of the TAE log: rows in one chunk, checked one by one before any is written."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 
 import numpy as np
@@ -26,6 +27,7 @@ def prepare(table: pa.Table, *, snapshot: Snapshot, window: int, requests_digest
     representations, tasks = _check_columns(table, snapshot=snapshot, where=where)
     facts = Facts(
         snapshot=snapshot.name,
+        weights_digest=snapshot.manifest["weights_digest"],
         window=window,
         watermark=snapshot.watermark,
         requests_digest=requests_digest,
@@ -39,6 +41,18 @@ def prepare(table: pa.Table, *, snapshot: Snapshot, window: int, requests_digest
     table = table.replace_schema_metadata({METADATA: json.dumps(asdict(facts))})
     _check_rows(table, facts=facts, where=where)
     return table, facts
+
+
+def join(columns: Mapping[str, pa.Array], *, where: str) -> pa.Table:
+    """Columns as a table.
+
+    Raises:
+        StoreError: their lengths differ; ``where`` begins the message.
+    """
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise StoreError(f"{where}: columns have lengths {lengths}; every row has a value of each.")
+    return pa.table(dict(columns))
 
 
 def _check_columns(table: pa.Table, *, snapshot: Snapshot, where: str) -> tuple[dict[str, int], list[str]]:

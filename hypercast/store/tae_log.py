@@ -13,6 +13,7 @@ filled in later, by any snapshot whose watermark is not after the window's reque
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,6 @@ from torch import Tensor
 
 from hypercast.codec import arrow
 from hypercast.errors import StoreError
-from hypercast.lock import exclusive
 from hypercast.pins import Pin, check_name, parse_snapshot_name
 from hypercast.registry import Snapshot
 from hypercast.store import segment as segments
@@ -48,6 +48,7 @@ class TaeLog:
 
     def __init__(self, root: Path | str, *, config: Config | None = None) -> None:
         self.root = Path(root)
+        self._folder = self.root / "segments"
         self.config = config or TaeLog.Config()
         self._open: dict[Path, Segment] = {}
 
@@ -74,7 +75,7 @@ class TaeLog:
             teacher_logits: task to float [C].
 
         Raises:
-            StoreError: a vector that the snapshot's codec cannot hold.
+            StoreError: a vector that the snapshot's codec cannot hold, or columns that differ in length.
         """
         age = np.asarray(time, np.int64) - snapshot.watermark
         columns: dict[str, pa.Array] = {
@@ -91,7 +92,7 @@ class TaeLog:
         for task, logits in teacher_logits.items():
             values = logits.detach().float().cpu().numpy() if isinstance(logits, Tensor) else logits
             columns[LOGIT + task] = pa.array(np.asarray(values, np.float32))
-        return pa.table(columns)
+        return segment_rows.join(columns, where=f"rows of {snapshot.name}")
 
     def write(self, *, snapshot: Snapshot, window: int, table: pa.Table, requests_digest: str) -> Segment:
         """Publish the rows of one window; writing the same again returns what exists.
@@ -104,18 +105,17 @@ class TaeLog:
 
         Raises:
             LeakageError: a row's time is before the snapshot's watermark (L3).
-            StoreError: the table does not fit the snapshot, or the segment exists with other content.
+            StoreError: the table does not fit the snapshot, the segment exists with other content, or the disk is full
+                or read-only; then nothing is left of it.
         """
         table, facts = segment_rows.prepare(table, snapshot=snapshot, window=window, requests_digest=requests_digest)
         path = self._path(snapshot.name, window)
-        with exclusive(self.root / "segments"):
+        with tae_upkeep.writing(self._folder):
             path.parent.mkdir(exist_ok=True)
             files.fsync_directory(path.parent.parent)
-            try:
-                existing = Segment.open(path.with_suffix(".json"))
-            except FileNotFoundError:
+            existing = tae_upkeep.load(path.with_suffix(".json"))
+            if existing is None:
                 return segments.write(path, table, facts)
-            existing.verify()
             if existing.facts == facts and existing.table.equals(table):
                 return existing
             raise StoreError(
@@ -148,16 +148,19 @@ class TaeLog:
 
     def segments(self) -> list[Segment]:
         """All segments, by lineage, version and window."""
-        found = [Segment.open(path) for path in tae_upkeep.manifests(self.root / "segments")]
+        found = []
+        for path in tae_upkeep.manifests(self._folder):
+            with suppress(FileNotFoundError):  # deleted since it was listed
+                found.append(Segment.open(path))
         return sorted(found, key=lambda segment: (*parse_snapshot_name(segment.snapshot), segment.window))
 
     def delete(self, snapshot: str, window: int) -> None:
         """Remove a segment; its rows read as MISS from then on. It is invisible from the first step on.
 
         Raises:
-            StoreError: there is none.
+            StoreError: there is none, or the disk is read-only.
         """
-        with exclusive(self.root / "segments"):
+        with tae_upkeep.writing(self._folder):
             tae_upkeep.remove(self.segment(snapshot, window))
 
     def prune(self, lineage: str, *, keep: Collection[str]) -> int:
@@ -167,29 +170,33 @@ class TaeLog:
 
         Raises:
             RegistryError: not a lineage's or a snapshot's name.
-            StoreError: ``keep`` names a snapshot of another lineage, or a segment is damaged.
+            StoreError: ``keep`` names a snapshot of another lineage, a segment is damaged, or the disk is read-only.
         """
         check_name(lineage, what="lineage")
         for name in keep:
             if parse_snapshot_name(name)[0] != lineage:
                 raise StoreError(f"{self.root}: prune of {lineage} would keep {name}, a snapshot of another lineage.")
-        with exclusive(self.root / "segments"):
+        with tae_upkeep.writing(self._folder) as freed:
             removed = [
                 segment
                 for segment in self.segments()
                 if parse_snapshot_name(segment.snapshot)[0] == lineage and segment.snapshot not in keep
             ]
-            freed = sum(tae_upkeep.remove(segment) for segment in removed)
-            return freed + tae_upkeep.collect(self.root / "segments")
+            freed += sum(tae_upkeep.remove(segment) for segment in removed)
+            return freed + tae_upkeep.collect(self._folder)
 
     def collect(self) -> int:
-        """Remove what killed writers left: unfinished files, rows without a manifest, empty folders. Bytes freed."""
-        with exclusive(self.root / "segments"):
-            return tae_upkeep.collect(self.root / "segments")
+        """Remove what killed writers left: unfinished files, rows without a manifest, empty folders. Bytes freed.
+
+        Raises:
+            StoreError: the disk is read-only.
+        """
+        with tae_upkeep.writing(self._folder) as freed:
+            return freed
 
     def verify(self) -> list[Damage]:
         """Read everything and compare with its digests; empty if all is well. Writers need not wait."""
-        return tae_upkeep.verify(self.root / "segments")
+        return tae_upkeep.verify(self._folder)
 
     def read(
         self,
@@ -270,25 +277,21 @@ class TaeLog:
         )
 
     def _path(self, snapshot: str, window: int) -> Path:
-        return self.root / "segments" / snapshot / f"window={window:05d}.arrow"
+        return self._folder / snapshot / f"window={window:05d}.arrow"
 
     def _find(self, window: int, pin: Pin) -> Segment | None:
         """The segment that ``pin`` reads in ``window``, verified when first opened; None if there is none."""
         if pin.version is not None:
             names = [pin.target]
         else:
-            folders = (self.root / "segments").glob(f"{pin.lineage}@*")
-            names = sorted((path.name for path in folders), key=parse_snapshot_name, reverse=True)
+            names = [name for name in tae_upkeep.snapshots(self._folder) if name.startswith(f"{pin.lineage}@")]
+            names.sort(key=parse_snapshot_name, reverse=True)
         for name in names:
-            try:
-                segment = Segment.open(self._path(name, window).with_suffix(".json"))
-            except FileNotFoundError:
+            path = self._path(name, window)
+            # What is known has its rows mapped and its keys sorted.
+            segment = tae_upkeep.load(path.with_suffix(".json"), known=self._open.pop(path, None))
+            if segment is None:
                 continue
-            known = self._open.pop(segment.path, None)
-            if known == segment:
-                segment = known  # with its rows mapped and its keys sorted
-            else:
-                segment.verify()
             self._open[segment.path] = segment  # last: most recently used
             if len(self._open) > _OPEN_SEGMENTS:
                 del self._open[next(iter(self._open))]

@@ -1,10 +1,13 @@
 """Upkeep of the TAE log's folder: what is damaged, and what nothing refers to. See :mod:`hypercast.store.tae_log`."""
 
+import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from hypercast.errors import StoreError
+from hypercast.errors import StoreError, told_of_the_disk
+from hypercast.lock import exclusive
 from hypercast.pins import SNAPSHOT_NAME
 from hypercast.store.engine import Damage
 from hypercast.store.segment import Segment
@@ -14,9 +17,67 @@ _NAME = re.compile(r"window=[0-9]{5,}\.(arrow|json)")
 _PARTIAL = re.compile(rf"\.{_NAME.pattern}\.partial")
 
 
+@contextmanager
+def writing(folder: Path) -> Iterator[int]:
+    """Hold the writers' lock of ``folder``, without what was left over; yields the bytes that this freed.
+
+    What fails on a full disk leaves nothing unfinished, or it would stay full.
+
+    Raises:
+        StoreError: the disk is full, read-only or broken.
+    """
+    with told_of_the_disk(StoreError, folder), exclusive(folder):
+        try:
+            yield collect(folder)
+        except OSError:
+            with suppress(OSError):
+                collect(folder)
+            raise
+
+
+def snapshots(folder: Path) -> list[str]:
+    """Names of the snapshots that have a folder under ``folder``."""
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if SNAPSHOT_NAME.fullmatch(entry.name) and entry.is_dir())
+    return []
+
+
 def manifests(folder: Path) -> list[Path]:
     """Manifests of all segments under ``folder``, whole or damaged, by path."""
-    return sorted(path for path in folder.glob("*/window=*.json") if _is_ours(path))
+    found: list[Path] = []
+    for snapshot in snapshots(folder):
+        with suppress(FileNotFoundError):  # removed since it was listed
+            found += (path for path in (folder / snapshot).iterdir() if _NAME.fullmatch(path.name))
+    return sorted(path for path in found if path.suffix == ".json")
+
+
+def load(manifest: Path, *, known: Segment | None = None) -> Segment | None:
+    """The segment with its rows verified and mapped; None if there is none, or none any more.
+
+    What is deleted, or published anew, while it is read is not mistaken for damage.
+
+    Args:
+        manifest: path of its manifest.
+        known: a loaded segment, which is returned if it is this one.
+
+    Raises:
+        StoreError: a file is damaged.
+    """
+    while True:
+        try:
+            before = _identity(manifest)
+            segment = Segment.open(manifest)
+            if segment == known:
+                return known
+            segment.table  # noqa: B018
+        except FileNotFoundError:
+            return None
+        except StoreError:
+            with suppress(FileNotFoundError):
+                if _identity(manifest) == before:
+                    raise
+        else:
+            return segment
 
 
 def verify(folder: Path) -> list[Damage]:
@@ -24,12 +85,9 @@ def verify(folder: Path) -> list[Damage]:
     damages = []
     for path in manifests(folder):
         try:
-            Segment.open(path).verify()
-        except FileNotFoundError:
-            continue  # deleted since it was listed
+            load(path)
         except StoreError as error:
-            if path.exists():
-                damages.append(Damage(where=str(path), what=str(error), remedy=f"Delete {path} and publish again."))
+            damages.append(Damage(where=str(path), what=str(error), remedy=f"Delete {path} and publish again."))
     return damages
 
 
@@ -65,5 +123,7 @@ def _left_over(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _is_ours(path: Path) -> bool:
-    return SNAPSHOT_NAME.fullmatch(path.parent.name) is not None and _NAME.fullmatch(path.name) is not None
+def _identity(path: Path) -> tuple[int, int]:
+    """Of the file that has this name now."""
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns

@@ -1,6 +1,7 @@
 """Publishing: once is as good as twice, no window is scored from its own future (law L3), training is left alone."""
 
 import itertools
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from foundation.publish import Publisher, schema_hash
 from foundation.steps import FoundationLearner
 from hypercast import tensors
 from hypercast.codec import rows
-from hypercast.errors import RegistryError
+from hypercast.errors import ConflictError, RegistryError, StoreError
 from hypercast.pins import Pin
 from hypercast.registry import Registry
 from hypercast.store.tae_log import TaeLog
@@ -83,6 +84,58 @@ def test_releases_are_a_chain(publisher: MakePublisher, trained: FoundationModel
     assert [snapshot.manifest["parent"] for snapshot in names] == [None, "FM@0001", "FM@0002"]
     again = made.release(trained, watermark=workspace.dataset.windows[2].start, metrics={})
     assert again.manifest == names[-1].manifest
+
+
+def test_of_two_trainings_of_one_lineage_one_goes_on(
+    publisher: MakePublisher, trained: FoundationModel, workspace: Workspace
+) -> None:
+    mine, theirs = publisher(), publisher()
+    first, second, third = (window.start for window in workspace.dataset.windows[:3])
+    assert mine.release(trained, watermark=first, metrics={}) == theirs.release(trained, watermark=first, metrics={})
+    mine.release(trained, watermark=second, metrics={})
+    with torch.no_grad():
+        trained.main_heads.bias += 1.0
+    with pytest.raises(ConflictError, match="the newest snapshot is FM@0002, not FM@0001, from which"):
+        theirs.release(trained, watermark=third, metrics={})
+    assert [snapshot.name for snapshot in mine.registry.list("FM")] == ["FM@0001", "FM@0002"]
+    assert mine.release(trained, watermark=third, metrics={}).manifest["parent"] == "FM@0002"
+
+
+def test_a_learner_goes_on_from_the_snapshot_of_its_checkpoint(
+    publisher: MakePublisher, workspace: Workspace, small: FoundationModel.Config
+) -> None:
+    """Killed before or after its next release: the chain is the same."""
+    first, second, *_ = workspace.dataset.windows
+    learner = learner_of(publisher(), workspace, small)
+    learner.prepare(first)
+    for batch in learner.batches(first):
+        learner.step(batch)
+    learner.finish(first)
+    packed, skeleton = checkpoint.pack(learner.state_dict())
+    for _ in range(2):
+        again = learner_of(publisher(), workspace, small)
+        again.load_state_dict(checkpoint.unpack({name: tensor.clone() for name, tensor in packed.items()}, skeleton))
+        for batch in again.batches(second):
+            again.step(batch)
+        again.finish(second)
+    listed = again.publisher.registry.list("FM")
+    assert [snapshot.manifest["parent"] for snapshot in listed] == [None, "FM@0001", "FM@0002"]
+
+
+def test_a_window_published_by_other_weights_of_that_name_is_not_taken_over(
+    publisher: MakePublisher, trained: FoundationModel, workspace: Workspace
+) -> None:
+    window = workspace.dataset.windows[1]
+    publisher().release(trained, watermark=window.start, metrics={})
+    written = publisher().publish(window)
+    shutil.rmtree(publisher().registry.root)
+    with torch.no_grad():
+        trained.main_heads.bias += 1.0
+    assert publisher().release(trained, watermark=window.start, metrics={}).name == written.snapshot
+    with pytest.raises(StoreError, match=r"published by a FM@0001 of other weights.*Delete .*\.json"):
+        publisher().publish(window)
+    publisher().log.delete("FM@0001", window.index)
+    assert publisher().publish(window).facts.weights_digest != written.facts.weights_digest
 
 
 def test_only_the_newest_are_kept(publisher: MakePublisher, trained: FoundationModel, workspace: Workspace) -> None:

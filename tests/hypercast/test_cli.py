@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from hypercast.cli import main as cli
+from hypercast.registry import Registry
 from streaming.dataset import Dataset
 
 SMALL = ["--set", "users=6", "--set", "windows=2", "--set", "items=12", "--set", "candidates=3"]
@@ -139,7 +140,7 @@ def test_store_ls(copy_of_run: Path, tmp_path: Path) -> None:
     online = rows_of(copy_of_run, "online")
     assert online[-1]["name"] == "FM@0004" and "FM/latest" in online[-1]["channels"]
     assert "FM@0004" in shown("store", "ls", "--run", copy_of_run)
-    assert said("store", "ls", "--run", tmp_path / "nothing") == []
+    assert said("store", "ls", "--run", tmp_path) == []
 
 
 def test_store_inspect(copy_of_run: Path, mistake: Callable[..., str]) -> None:
@@ -162,6 +163,8 @@ def test_store_verify_names_what_is_damaged(copy_of_run: Path) -> None:
             (path for path in (copy_of_run / "online").rglob("*") if path.is_file()),
             key=lambda path: path.stat().st_size,
         ),
+        copy_of_run / "probe/probe.json",
+        next((copy_of_run / "probe").glob("*.adapter")),
     ]
     for file in files:
         whole = file.read_bytes()
@@ -179,8 +182,22 @@ def test_store_gc(copy_of_run: Path) -> None:
     left_over = copy_of_run / "tae_log/segments/FM@0003/.window=00009.arrow.partial"
     left_over.write_bytes(b"half")
     assert said("store", "gc", "--run", copy_of_run)["bytes freed"]["log"] == 4
+    assert said("store", "gc", "--keep", 1, "--run", copy_of_run)["snapshots removed"] == []  # one can go back to it
+    registry = Registry(copy_of_run / "registry")
+    newest = registry.current("FM")
+    said_of = {name: newest.manifest[name] for name in ("schema_hash", "dims", "dtype", "tasks", "metrics", "metadata")}
+    tensors = newest.load()
+    registry.publish(lineage="FM", tensors=tensors, watermark=newest.watermark + 1, parent=newest.name, **said_of)
+    assert said("store", "gc", "--run", copy_of_run)["snapshots removed"] == []
     assert said("store", "gc", "--keep", 1, "--run", copy_of_run)["snapshots removed"] == ["FM@0004"]
     assert said("store", "verify", "--run", copy_of_run)["damaged"] == 0
+
+
+def test_store_refuses_folders_that_are_not_there(tmp_path: Path, mistake: Callable[..., str]) -> None:
+    for command in (["ls"], ["inspect", "FM@0001"], ["verify"], ["gc"], ["gc", "--keep", 1]):
+        assert "nothing: no such folder" in mistake("store", *command, "--run", tmp_path / "nothing")
+    assert "--keep" in mistake("store", "gc", "--keep", 0, "--run", tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_doctor() -> None:

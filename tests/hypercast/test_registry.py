@@ -71,6 +71,18 @@ def test_publishing_the_same_again_returns_what_exists(registry: Registry) -> No
     assert registry.current("FM").name == "FM@0002"
 
 
+def test_the_same_weights_do_not_publish_other_vectors(registry: Registry) -> None:
+    publish(registry, 10)
+    for changed in ({"dtype": "int8"}, {"dims": {"penultimate": 8}}, {"tasks": ["click"]}, {"schema_hash": "t"}):
+        ((name, value),) = changed.items()
+        with pytest.raises(
+            RegistryError, match=f"FM@0001 was published of the same weights with {name} .*, not"
+        ) as told:
+            publish(registry, 10, **changed)
+        assert repr(value) in str(told.value)
+    assert publish(registry, 10, metrics={"ne": 0.8}).name == "FM@0001"
+
+
 def test_a_snapshot_is_never_overwritten(registry: Registry) -> None:
     publish(registry, 10)
     with pytest.raises(RegistryError, match="FM@0001 has the same watermark 10 but other weights"):
@@ -172,16 +184,18 @@ def test_prune_keeps_current_pinned_and_rollback_targets(registry: Registry) -> 
     registry.pin("follows", lineage="FM")
     registry.move("FM", "stable", expected=None, to="FM@0003")
     registry.move("FM", "stable", expected="FM@0003", to="FM@0005")
+    publish(registry, 8)
     assert registry.prune("FM", keep=1) == ["FM@0006"]
     assert registry.rollback_channel("FM", "stable").version == 3
     assert registry.prune("FM", keep=1) == ["FM@0005"]
     registry.move("FM", "stable", expected="FM@0003", to=None)
     assert registry.prune("FM", keep=1) == ["FM@0003"]
-    assert [snapshot.version for snapshot in registry.list("FM")] == [1, 2, 4, 7]
+    assert [snapshot.version for snapshot in registry.list("FM")] == [1, 2, 4, 7, 8]
+    assert registry.rollback_channel("FM", "latest").version == 7
     with pytest.raises(RegistryError, match="no snapshot FM@0006"):
         registry.rollback_channel("FM", "latest")
     assert registry.rollback("back").version == 2
-    assert publish(registry, 8).name == "FM@0008"
+    assert publish(registry, 9).name == "FM@0009"
     with pytest.raises(RegistryError, match="at least 1"):
         registry.prune("FM", keep=0)
 
@@ -268,7 +282,7 @@ def test_prune_frees_what_nobody_needs(registry: Registry) -> None:
     left_over = registry.root / "objects/00/.00.safetensors.partial"
     left_over.parent.mkdir(exist_ok=True)
     left_over.write_bytes(b"half")
-    assert registry.prune("FM", keep=1) == ["FM@0001", "FM@0002", "FM@0003", "FM@0004"]
+    assert registry.prune("FM", keep=1) == ["FM@0001", "FM@0002", "FM@0003"]
     remaining = [*registry.list("FM"), *registry.list("Other")]
     assert objects() == {digest for snapshot in remaining for digest in snapshot.weights.objects}
     assert torch.equal(registry.current("FM").load()["table"], table)

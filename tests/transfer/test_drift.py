@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hypercast.errors import RegistryError
 from hypercast.registry import Registry
 from hypercast.snapshot import Snapshot
 from hypercast.store.adapter import Adapter
@@ -147,7 +148,7 @@ def test_the_probe_is_spread_over_requests_and_kept_as_ids(workspace: Workspace,
     assert Probe.read(tmp_path / "none") is None
     for broken in ("{", json.dumps({"window": 1})):
         (tmp_path / "probe.json").write_text(broken)
-        with pytest.raises(DataError, match=r"probe\.json: not a probe"):
+        with pytest.raises(RegistryError, match=r"probe\.json: not what was written"):
             Probe.read(tmp_path)
 
 

@@ -6,6 +6,7 @@ number of processes read, without a lock; those who write wait for each other. W
 behind is removed by the next one that writes.
 """
 
+import logging
 import threading
 from pathlib import Path
 
@@ -16,13 +17,15 @@ from hypercast.errors import StoreError
 from hypercast.pins import parse_snapshot_name
 from hypercast.store import engine
 from hypercast.store.engine import Bytes, Damage, Integers, Layout, Rows, Stats
-from hypercast.store.local import records, verification
+from hypercast.store.local import records, segment, verification
 from hypercast.store.local.delta import WHERE, Delta
 from hypercast.store.local.reader import Reader
 from hypercast.store.local.records import COMPUTED_AT, HEAD, HISTORY_END, WORD, Columns
 from hypercast.store.local.run import Run, find_latest, in_memory
 from hypercast.store.local.writer import Writer
 from streaming.config import Config as BaseConfig
+
+_logger = logging.getLogger(__name__)
 
 
 class LocalEngine:
@@ -69,6 +72,7 @@ class LocalEngine:
             )
             if not len(key):
                 return
+            segment.check_header(self._where, snapshot, layout)
             run = self._run(snapshot, layout, Columns(*arrays))
             delta = self._delta.get(snapshot)
             self._delta[snapshot] = Delta(layout, (run,)) if delta is None else delta.add(run)
@@ -93,7 +97,10 @@ class LocalEngine:
                 return
             self._writer.append(snapshot, delta.layout, delta.runs)
             del self._delta[snapshot]
-            self._writer.tidy(snapshot)
+            try:
+                self._writer.tidy(snapshot)
+            except StoreError as error:
+                _logger.warning("%s is committed, its segments could not be merged: %s", snapshot, error)
 
     def get(self, snapshot: str, key: Integers, *, as_of: int | None = None) -> Rows:
         key = engine.check_key(self._where, key)

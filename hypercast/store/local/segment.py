@@ -24,6 +24,7 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 import pydantic
 
+from hypercast.errors import StoreError
 from hypercast.store.engine import Damage, Integers, Layout
 from hypercast.store.local import records, steps
 from hypercast.store.local.records import WORD, Hashes
@@ -34,6 +35,7 @@ from streaming.config import Config
 
 HEADER = 4096
 _DIGEST = 64
+_MOST_ROWS = 2**32 - 1
 _BUCKETS_AT_ONCE = 1 << 18
 
 Chunks = Iterable[tuple[Hashes, Integers]]
@@ -49,7 +51,7 @@ class Entry(Config):
     """
 
     file: str
-    rows: int = pydantic.Field(ge=1, lt=2**32)
+    rows: int = pydantic.Field(ge=1, le=_MOST_ROWS)
     digest: str
 
 
@@ -153,6 +155,21 @@ class Draft(Segment):
         return self.entry.model_copy(update={"file": path.name})
 
 
+def check_header(where: str, snapshot: str, layout: Layout) -> None:
+    """Refuse what a segment cannot say of itself.
+
+    Raises:
+        StoreError: the name of the representation or of the codec is too long.
+    """
+    room, size = HEADER - _DIGEST, len(_facts(snapshot, layout, rows=_MOST_ROWS, index=_digest(b"")))
+    if size > room:
+        raise StoreError(
+            f"{where}: the header of a segment of {snapshot} would take {size} bytes, and has {room}. Give the "
+            f"representation a shorter name than {layout.representation[:32]!r}... of {len(layout.representation)} "
+            "letters. Example: 'penultimate'."
+        )
+
+
 def unnamed(folder: Path) -> BinaryIO | None:
     """A file without a name for :class:`Draft`; None where the file system of ``folder`` has none."""
     try:
@@ -211,9 +228,12 @@ def _write_index(file: BinaryIO, hash_R1: Hashes) -> str:
 
 
 def _header(snapshot: str, layout: Layout, *, rows: int, index: str) -> bytes:
-    text = json.dumps({"snapshot": snapshot, "layout": layout.to_json(), "rows": rows, "index": index})
-    rest = text.encode().ljust(HEADER - _DIGEST)
+    rest = _facts(snapshot, layout, rows=rows, index=index).ljust(HEADER - _DIGEST)
     return _digest(rest).encode() + rest
+
+
+def _facts(snapshot: str, layout: Layout, *, rows: int, index: str) -> bytes:
+    return json.dumps({"snapshot": snapshot, "layout": layout.to_json(), "rows": rows, "index": index}).encode()
 
 
 def _index_offset(rows: int, words: int) -> int:

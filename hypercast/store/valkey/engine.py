@@ -36,12 +36,12 @@ from hypercast.store.engine import (
 )
 from hypercast.store.valkey import records, scripts, wire
 from hypercast.store.valkey.config import ValkeyConfig
-from hypercast.store.valkey.keeping import Keeper
+from hypercast.store.valkey.keeping import MARK_SECONDS, Keeper
 from hypercast.store.valkey.link import Link
 
 SNAPSHOT, PENDING, POINTER, ROWS, RESERVED = "snapshot:", "pending:", "pointer:", "rows:", "reserved:"
 MERGE = hashlib.sha1(scripts.MERGE.encode()).hexdigest().encode()  # the server's name for the script
-TOKEN_BYTES = records.GENERATION_BYTES
+TOKEN_BYTES = 8
 
 
 class _Rows(NamedTuple):
@@ -98,22 +98,21 @@ class ValkeyEngine:
         if not len(key):
             return
         described = json.dumps(layout.to_json(), sort_keys=True)
-        token = secrets.token_hex(TOKEN_BYTES)
         settled = 0
         while not settled:  # if not, the snapshot was dropped meanwhile: to the next generation
+            token = secrets.token_hex(TOKEN_BYTES)
             known = self._parse(self._script(scripts.REGISTER, snapshot, described, token, len(key)))
             engine.check_put(self._where, snapshot, layout, known.layout, arrays=arrays)
             repeats = self._link.repeats
-            added = self._write(known, *arrays)
+            added = self._write(snapshot, known, *arrays)
             if self._link.repeats != repeats:
                 added = len(key)  # some may be rows whose first answer was lost: count too many, not too few
-            settled = self._script(scripts.SETTLE, snapshot, known.written, token, added)
+            settled = self._settle(snapshot, known, token, added)
             self._known[snapshot] = known
-        self._keeper.mark()
 
     def commit(self, snapshot: str) -> None:
         parse_snapshot_name(snapshot)
-        self._keeper.keep()
+        self._keeper.keep(snapshot)
 
     def get(self, snapshot: str, key: Integers, *, as_of: int | None = None) -> Rows:
         key = engine.check_key(self._where, key)
@@ -209,7 +208,15 @@ class ValkeyEngine:
     def close(self) -> None:
         self._link.close()
 
-    def _write(self, known: _Rows, key: Integers, computed_at: Integers, history_end: Integers, payload: Bytes) -> int:
+    def _write(
+        self,
+        snapshot: str,
+        known: _Rows,
+        key: Integers,
+        computed_at: Integers,
+        history_end: Integers,
+        payload: Bytes,
+    ) -> int:
         """Rows that are new. Plainly, where a key has none yet; by a script, where one must be merged into others."""
         added, mostly_new = 0, True
         for start in range(0, len(key), self._config.batch):
@@ -223,15 +230,24 @@ class ValkeyEngine:
             )
             count = len(key_NK)
             if mostly_new:
-                replies = self._link.send(wire.pack(b"SET", key_NK, record_NR, b"NX"), key_NK)
+                replies = self._keeper.send(snapshot, wire.pack(b"SET", key_NK, record_NR, b"NX"), key_NK)
                 there = [place for place, reply in enumerate(replies) if reply is None]
                 key_NK, record_NR = key_NK[there], record_NR[there]
                 added += count - len(there)
             if len(key_NK):
                 mostly_new = 2 * len(key_NK) < count
                 commands = wire.pack(b"EVALSHA", MERGE, b"1", key_NK, record_NR, str(KEPT).encode())
-                added += sum(self._link.send(commands, key_NK, load=scripts.MERGE))
+                added += sum(self._keeper.send(snapshot, commands, key_NK, load=scripts.MERGE))
         return added
+
+    def _settle(self, snapshot: str, known: _Rows, token: str, added: int) -> int:
+        """Let the rows of a put be the snapshot's; 0 if it was dropped since they were registered."""
+        key, number = self._keeper.mark(self._config.prefix)  # the metadata too may be lost
+        arguments = snapshot, known.written, token, added, number, MARK_SECONDS
+        settled = int(self._link.call("EVAL", scripts.SETTLE, 2, self._meta, key, *arguments))
+        if settled:
+            self._keeper.marked(snapshot, key, number)
+        return settled
 
     def _read(
         self, snapshot: str, key_N3: Integers, values: list[bytes | None], *, row_bytes: int, as_of: int | None

@@ -3,31 +3,26 @@
 Shape legend: N keys, K bytes of a key, C bytes of a command.
 """
 
-import binascii
 import logging
-import os
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-import valkey
 from valkey import exceptions
-from valkey.cluster import ClusterNode
 
 from hypercast.errors import StoreError
-from hypercast.store.engine import Bytes, Integers, UnreachableError
+from hypercast.store.engine import Bytes, UnreachableError
 from hypercast.store.valkey import wire
 from hypercast.store.valkey.config import ValkeyConfig
+from hypercast.store.valkey.servers import Servers, connect
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-SLOTS = 16_384
 SCAN_COUNT = 1000
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 
@@ -49,15 +44,6 @@ _REFUSING = (
 )
 
 
-@dataclass(frozen=True)
-class _Servers:
-    """A client, the primaries, and in a cluster the number of the primary for each slot."""
-
-    client: Any
-    nodes: list[Any]
-    node_of_slot: Integers | None = None
-
-
 class Link:
     """Sends commands; every method waits up to ``patience`` for servers that do not answer, then tries no more.
 
@@ -75,7 +61,7 @@ class Link:
     def __init__(self, config: ValkeyConfig) -> None:
         self._config = config
         self.where = "valkey " + ", ".join(config.urls)
-        self._servers: _Servers | None = None
+        self._servers: Servers | None = None
         self._lock = threading.Lock()
         self._gone_since: float | None = None
         self.repeats = 0
@@ -87,23 +73,45 @@ class Link:
     def get(self, key_NK: Bytes, *, last: tuple[bytes, ...]) -> tuple[list[bytes | None], Any]:
         """Values of N keys, and the reply to one command more, the second word of which is its key, sent after them."""
 
-        def attempt(servers: _Servers) -> tuple[list[Any], Any]:
-            if servers.node_of_slot is not None:
-                return self._spread(servers, wire.pack(b"GET", key_NK), key_NK, last=last)
-            commands = wire.pack_mget(key_NK) + wire.one(*last)
-            values, reply = wire.exchange([(servers.nodes[0], commands, 2)])[0]
-            return values, reply  # type: ignore[return-value]
+        def attempt(servers: Servers) -> tuple[list[Any], Any]:
+            if servers.node_of_slot is None:
+                commands = wire.pack_mget(key_NK) + wire.one(*last)
+                values, reply = wire.exchange([(servers.nodes[0], commands, 2)])[0]
+                return values, reply
+            home = int(servers.places([last[1]])[0])
+            command_NC = wire.pack(b"GET", key_NK)
+            values, replies = self._spread(servers, command_NC, _split(key_NK), after={home: [wire.one(*last)]})
+            return values, replies[home][0]
 
         return self._patiently(attempt)
 
-    def send(self, command_NC: Bytes, key_NK: Bytes, *, load: str | None = None) -> list[Any]:
-        """Replies to N commands, each on its key; a script that they call is loaded before them."""
-        return self._patiently(lambda servers: self._spread(servers, command_NC, key_NK, load=load)[0])
+    def send(
+        self,
+        command_NC: Bytes,
+        key_NK: Bytes,
+        *,
+        load: str | None,
+        closing: Callable[[list[str]], list[list[bytes]]],
+    ) -> list[Any]:
+        """Replies to N commands, each on its key; a script that they call is loaded before them.
+
+        In the same breath, after them, each primary that has any of the keys is sent what ``closing`` returns for its
+        tag; each try asks again.
+        """
+        keys = _split(key_NK)
+        before = [wire.one(b"SCRIPT", b"LOAD", load.encode())] if load else []
+
+        def attempt(servers: Servers) -> list[Any]:
+            places = np.unique(servers.places(keys)).tolist()
+            after = dict(zip(places, closing([servers.tags[place] for place in places]), strict=True))
+            return self._spread(servers, command_NC, keys, before=before, after=after)[0]
+
+        return self._patiently(attempt)
 
     def sweep(self, pattern: str, visit: Callable[[Any, list[bytes]], list[T]]) -> list[T]:
         """What ``visit`` makes of all keys that match, some at a time; a key may come twice."""
 
-        def attempt(servers: _Servers) -> list[T]:
+        def attempt(servers: Servers) -> list[T]:
             made = []
             for node in servers.nodes:
                 cursor: Any = None
@@ -115,17 +123,11 @@ class Link:
 
         return self._patiently(attempt)
 
-    def on_each(self, command: Callable[[Any, Callable[[bytes], bool]], T]) -> list[T]:
-        """What ``command`` returns for each primary, told which keys are that primary's."""
-
-        def attempt(servers: _Servers) -> list[T]:
-            table = servers.node_of_slot
-            return [
-                command(node, lambda key, place=place: table is None or table[slot_of(key)] == place)  # type: ignore[misc]
-                for place, node in enumerate(servers.nodes)
-            ]
-
-        return self._patiently(attempt)
+    def on_each(self, command: Callable[[Any, str], T]) -> list[T]:
+        """What ``command`` returns for each primary and its tag."""
+        return self._patiently(
+            lambda servers: [command(node, tag) for node, tag in zip(servers.nodes, servers.tags, strict=True)]
+        )
 
     def close(self) -> None:
         """Let go of all connections."""
@@ -136,40 +138,32 @@ class Link:
 
     def _spread(
         self,
-        servers: _Servers,
+        servers: Servers,
         command_NC: Bytes,
-        key_NK: Bytes,
+        keys: list[bytes],
         *,
-        last: tuple[bytes, ...] | None = None,
-        load: str | None = None,
-    ) -> tuple[list[Any], Any]:
-        """Replies to N commands, sent to the primaries of their keys all at once, and to ``last``."""
-        table = servers.node_of_slot
-        before = wire.one(b"SCRIPT", b"LOAD", load.encode()) if load else b""
-        after = wire.one(*last) if last else b""
-        if table is None:
-            node_N, home = np.zeros(len(key_NK), np.int64), 0
-        else:
-            node_N = table[[slot_of(key) for key in _split(key_NK)]]
-            home = int(table[slot_of(last[1])]) if last else 0
-        requests, asked = [], []
-        for place, node in enumerate(servers.nodes):
-            rows = np.flatnonzero(node_N == place)
-            start, end = (before if len(rows) else b""), (after if place == home else b"")
-            if len(rows) or end:
-                commands = start + command_NC[rows].tobytes() + end
-                requests.append((node, commands, bool(start) + len(rows) + bool(end)))
-                asked.append((rows.tolist(), bool(start), bool(end)))
-        replies: list[Any] = [None] * len(key_NK)
-        reply = None
-        for (its, starts, ends), got in zip(asked, wire.exchange(requests), strict=True):
-            if ends:
-                reply = got.pop()
-            for row, value in zip(its, got[starts:], strict=True):
+        before: Sequence[bytes] = (),
+        after: dict[int, list[bytes]],
+    ) -> tuple[list[Any], dict[int, list[Any]]]:
+        """Replies to N commands, sent to the primaries of their keys all at once, and by primary to those ``after``."""
+        place_N = servers.places(keys)
+        places = sorted({*np.unique(place_N).tolist(), *after})
+        rows = {place: np.flatnonzero(place_N == place) for place in places}
+        requests = []
+        for place in places:
+            commands = [*before, command_NC[rows[place]].tobytes(), *after.get(place, [])]
+            count = len(before) + len(rows[place]) + len(after.get(place, []))
+            requests.append((servers.nodes[place], b"".join(commands), count))
+        replies: list[Any] = [None] * len(keys)
+        replies_after = {}
+        for place, got in zip(places, wire.exchange(requests), strict=True):
+            end = len(before) + len(rows[place])
+            for row, value in zip(rows[place].tolist(), got[len(before) : end], strict=True):
                 replies[row] = value
-        return replies, reply
+            replies_after[place] = got[end:]
+        return replies, replies_after
 
-    def _patiently(self, attempt: Callable[[_Servers], T]) -> T:
+    def _patiently(self, attempt: Callable[[Servers], T]) -> T:
         started, pause, tries = time.monotonic(), FIRST_PAUSE, 0
         while True:
             servers = None
@@ -234,52 +228,26 @@ class Link:
         if since is not None:
             logger.info("%s: answers again after %.1f s", self.where, time.monotonic() - since)
 
-    def _connected(self) -> _Servers:
+    def _connected(self) -> Servers:
         servers = self._servers
         if servers is None:
             with self._lock:
                 if self._servers is None:
-                    self._servers = self._connect()
+                    self._servers = connect(self._config)
                 servers = self._servers
         return servers
 
-    def _forget(self, servers: _Servers | None) -> None:
+    def _forget(self, servers: Servers | None) -> None:
         """Learn a cluster anew; a single server's client connects by itself."""
         if servers is not None and servers.node_of_slot is not None:
             with self._lock:
                 if self._servers is servers:
                     self._servers = None
 
-    def _connect(self) -> _Servers:
-        options = self._config.options(os.environ)
-        addresses = self._config.addresses
-        if not self._config.cluster:
-            client = valkey.Valkey(host=addresses[0][0], port=addresses[0][1], db=self._config.database, **options)
-            return _Servers(client, [client])
-        cluster = valkey.ValkeyCluster(
-            startup_nodes=[ClusterNode(*address) for address in addresses], cluster_error_retry_attempts=0, **options
-        )
-        primaries = cluster.get_primaries()
-        place = {node.name: number for number, node in enumerate(primaries)}
-        slots = cluster.nodes_manager.slots_cache
-        if len(slots) < SLOTS:
-            raise exceptions.ClusterError(f"only {len(slots)} of {SLOTS} slots are served")
-        table = np.array([place[slots[slot][0].name] for slot in range(SLOTS)], np.int64)
-        return _Servers(cluster, [cluster.get_valkey_connection(node) for node in primaries], table)
-
 
 def _split(key_NK: Bytes) -> list[bytes]:
     data, width = key_NK.tobytes(), key_NK.shape[1]
     return [data[start : start + width] for start in range(0, len(data), width)]
-
-
-def slot_of(key: bytes) -> int:
-    """Of a key by the cluster's rule: the CRC of what the first braces hold, or of all of it."""
-    opening = key.find(b"{")
-    closing = key.find(b"}", opening + 1)
-    if opening >= 0 and closing > opening + 1:
-        key = key[opening + 1 : closing]
-    return binascii.crc_hqx(key, 0) % SLOTS
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -4,9 +4,10 @@ Key::
 
     PREFIX {} GENERATION KEY        prefix, two braces, 8 bytes, three int64 (surface, user, item), little-endian
 
-A generation is drawn at random when a snapshot gets its first rows: what is put after a drop has another, so that rows
-of the dead never come back, not even if a server has forgotten that they lived. A cluster hashes what stands between
-the first braces of a key, or all of it if nothing does: the empty pair makes it the whole key, whatever bytes follow.
+A generation is drawn when a snapshot gets its first rows, from chance and the server's clock: what is put after a drop
+has another, so that rows of the dead never come back, not even if a server has forgotten that they lived. A cluster
+hashes what stands between the first braces of a key, or all of it if nothing does: the empty pair makes it the whole
+key, whatever bytes follow.
 
 Value: up to :data:`hypercast.store.engine.KEPT` records, latest first; a record is a whole number of words::
 

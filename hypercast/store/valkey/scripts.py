@@ -2,9 +2,9 @@
 
 All metadata is one hash::
 
-generation                 the last number that rows were given
 snapshot:FM@0007           "GENERATION LAYOUT", of a snapshot that has rows
 rows:FM@0007               how many, at most
+reserved:FM@0007:TOKEN     how many more there may be, of a put that has not ended; a killed one's stay, as its rows do
 pending:FM@0007            as snapshot:, while its first rows are being written
 pointer:FM/latest          FM@0007
 mover:FM/latest            token of the last move, by which a mover that heard no answer knows its own
@@ -13,14 +13,15 @@ All scripts may be run again when no answer came.
 """
 
 REGISTER = """
--- ARGV: snapshot, layout, token of a put (the generation, if it is the first), its rows.
--- "GENERATION LAYOUT" under which they are to be written.
+-- ARGV: snapshot, layout, token of a put, its rows. "GENERATION LAYOUT" under which they are to be written.
 local function layout_of(text) return string.match(text, '^%x+ (.*)$') end
 local written = redis.call('HGET', KEYS[1], 'snapshot:' .. ARGV[1])
 if not written then
   written = redis.call('HGET', KEYS[1], 'pending:' .. ARGV[1])
   if not written or layout_of(written) ~= ARGV[2] then
-    written = ARGV[3] .. ' ' .. ARGV[2]
+    -- Of token and time: a command that arrives twice, or late, does not call a dead generation back.
+    local generation = string.sub(redis.sha1hex(ARGV[3] .. table.concat(redis.call('TIME'), '.')), 1, 16)
+    written = generation .. ' ' .. ARGV[2]
     redis.call('HSET', KEYS[1], 'pending:' .. ARGV[1], written)
   end
 end
@@ -31,7 +32,8 @@ return written
 """
 
 SETTLE = """
--- ARGV: snapshot, "GENERATION LAYOUT" of a put, its token, how many of its rows are new. 0 if they are of the dead now.
+-- KEYS: metadata, marks. ARGV: snapshot, "GENERATION LAYOUT" of a put, its token, how many of its rows are new; a
+-- mark, seconds that it stays. 0 if they are of the dead now.
 local reserved = redis.call('HDEL', KEYS[1], 'reserved:' .. ARGV[1] .. ':' .. ARGV[3])
 local live = redis.call('HGET', KEYS[1], 'snapshot:' .. ARGV[1])
 if not live and redis.call('HGET', KEYS[1], 'pending:' .. ARGV[1]) == ARGV[2] then
@@ -41,6 +43,8 @@ elseif live ~= ARGV[2] then
   return 0
 end
 if reserved == 1 then redis.call('HINCRBY', KEYS[1], 'rows:' .. ARGV[1], ARGV[4]) end
+redis.call('SADD', KEYS[2], ARGV[5])
+redis.call('EXPIRE', KEYS[2], ARGV[6])
 return 1
 """
 
@@ -76,9 +80,13 @@ return {'moved', ''}
 """
 
 ABANDON = """
--- Give up what is pending; its writers notice when they settle.
+-- Give up what is pending, and what puts to snapshots without rows have reserved; writers notice when they settle.
 for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
-  if string.sub(field, 1, 8) == 'pending:' then redis.call('HDEL', KEYS[1], field) end
+  local kind, snapshot = string.match(field, '^(%l+):([^:]+)')
+  if kind == 'pending' or
+    (kind == 'reserved' and redis.call('HEXISTS', KEYS[1], 'snapshot:' .. snapshot) == 0) then
+    redis.call('HDEL', KEYS[1], field)
+  end
 end
 """
 
@@ -110,9 +118,16 @@ redis.call('SET', KEYS[1], table.concat(records))
 return (replaced or full) and 0 or 1
 """
 
-MARK = """
--- KEYS: a mark. ARGV: its new value, seconds that it stays. What it was.
-local was = redis.call('GET', KEYS[1]) or '0'
-redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
-return was
+UNITE = """
+-- KEYS: marks. ARGV: seconds that they stay, a mark that is to stand for others, these. 1 if all of them were there.
+local there = redis.call('SISMEMBER', KEYS[1], ARGV[2])
+if there == 0 then
+  there = 1
+  for place = 3, #ARGV do
+    if redis.call('SREM', KEYS[1], ARGV[place]) == 0 then there = 0 end
+  end
+  if there == 1 then redis.call('SADD', KEYS[1], ARGV[2]) end
+end
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+return there
 """

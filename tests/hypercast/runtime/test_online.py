@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hypercast.errors import StoreError
 from hypercast.pins import Pin
 from hypercast.registry import Registry
 from hypercast.runtime.config import PlatformConfig
 from hypercast.runtime.jobs import FoundationJob
 from hypercast.runtime.platform import Platform
+from hypercast.store.channels import Channels
 from hypercast.store.engine import UnreachableError
 from hypercast.store.online import OnlineStore
 from hypercast.store.status import Status
@@ -150,7 +152,7 @@ STEPS = [
     "hypercast.store.online.OnlineStore.put_users",
     "hypercast.store.channels.Channels.mark",
     "hypercast.store.channels.Channels.publish",
-    "hypercast.store.channels.Channels.retain",
+    "hypercast.store.channels.Channels.drop",
 ]
 
 
@@ -183,6 +185,69 @@ def test_a_feed_that_was_killed_catches_up(
         check_window(job.feed.store, made.run, small_dataset, first)
     job.publish(second)
     check_window(job.feed.store, made.run, small_dataset, second)
+
+
+def test_a_feed_that_was_killed_after_its_readers_had_moved(
+    config: Callable[..., PlatformConfig], small_dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = config("{}")
+    first, second = (window.index for window in small_dataset.windows[:2])
+    job = FoundationJob(made, made.run)
+    job.publish(first)
+    job.run_window(first)
+    real = Channels.mark
+
+    def killed(channels: Channels, snapshot: str, name: str, *, at: int) -> None:
+        if name == "latest":
+            raise KeyboardInterrupt
+        real(channels, snapshot, name, at=at)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Channels, "mark", killed)
+        with pytest.raises(KeyboardInterrupt):
+            job.publish(second)
+    job = FoundationJob(made, made.run)
+    assert job.feed is not None and job.feed.store.current("FM") == "FM@0002"
+    job.publish(second)
+    check_window(job.feed.store, made.run, small_dataset, second)
+
+
+def test_a_rollback_holds_until_there_is_something_newer(
+    config: Callable[..., PlatformConfig], small_dataset: Dataset
+) -> None:
+    made = config()
+    job = FoundationJob(made, made.run)
+    assert job.feed is not None
+    for window in small_dataset.windows[:2]:
+        job.publish(window.index)
+        job.run_window(window.index)
+    assert job.feed.store.rollback("FM") == "FM@0001"
+    job.publish(2)
+    assert job.feed.store.current("FM") == "FM@0001"
+    job.publish(3)
+    assert job.feed.store.current("FM") == "FM@0003"
+
+
+@pytest.mark.parametrize("ahead", [1, 2])
+def test_another_run_of_the_lineage_is_not_fed_to_the_same_readers(
+    ahead: int, config: Callable[..., PlatformConfig], small_dataset: Dataset, tmp_path: Path
+) -> None:
+    made = config(f"{{engine: {{kind: local, path: {tmp_path / 'shared'}}}}}")
+    job = FoundationJob(made, made.run)
+    for window in range(1, ahead + 1):
+        job.publish(window)
+        job.run_window(window)
+    other = made.model_copy(update={"run": tmp_path / "other", "seeds": [made.seeds[0] + 1]})
+    with pytest.raises(StoreError, match=f"readers follow FM@000{ahead}, which this run has not published"):
+        FoundationJob(other, other.run).publish(1)
+    assert job.feed is not None
+    check_window(job.feed.store, made.run, small_dataset, ahead)
+    # Before anything was published in the channel, it is the rows of one name that differ.
+    store = job.feed.store
+    for pointer, name in store.engine.pointers().items():
+        store.engine.move(pointer, expected=name, to=None)
+    with pytest.raises(StoreError, match="FM@0001 were computed by other weights"):
+        FoundationJob(other, other.run).publish(1)
 
 
 def load(path: str) -> Any:

@@ -5,6 +5,7 @@ import logging
 import signal
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,8 +57,10 @@ def store(make: Make) -> OnlineStore:
     return make()
 
 
-def snapshot(version: int = 1, *, watermark: int = T0, width: int = 2, dtype: str = "float16") -> Snapshot:
-    manifest = {"dims": {"penultimate": width}, "dtype": dtype, "tasks": []}
+def snapshot(
+    version: int = 1, *, watermark: int = T0, width: int = 2, dtype: str = "float16", model: str = "ab12"
+) -> Snapshot:
+    manifest = {"dims": {"penultimate": width}, "dtype": dtype, "tasks": [], "weights_digest": model}
     name = snapshot_name("FM", version)
     return Snapshot(
         name=name, lineage="FM", version=version, watermark=watermark, path=Path("nowhere"), manifest=manifest
@@ -134,6 +137,7 @@ def test_aggregates_are_asked_for_only_where_they_are_needed(
 ) -> None:
     put(store, [(0, 1, 10, 1.0, 5)])
     publish(store, 1)
+    get(store, [(0, 1, 10)], 5)  # since when the snapshot is published is asked once
     asked: list[list[list[int]]] = []
     real = store.engine.get
 
@@ -252,7 +256,7 @@ def test_the_ladder_against_a_plain_reading(
         usable = {}
         for value, (owner, seconds, aggregate) in enumerate(rows, start=1):
             age = now - seconds
-            if owner == user and 0 <= age <= fresh_for + more:
+            if owner == user and aggregate <= age <= fresh_for + more:  # an aggregate must be older than the request
                 usable[Rung.USER if aggregate else Rung(age > fresh_for)] = value, age
         rung = min(usable, default=Rung.ZEROS)
         value, age = usable.get(rung, (0, 0))
@@ -302,19 +306,162 @@ def test_one_publisher_wins_and_the_way_back_is_one_step(store: OnlineStore) -> 
         store.rollback("FM")
     with pytest.raises(StoreError, match="FM@0009 has no rows"):
         publish(store, 9, 1)
-    for channel in ("latest-before", "../x", ""):
+    for channel in ("latest-before", "latest-left", "../x", ""):
         with pytest.raises((StoreError, RegistryError)):
             publish(store, 3, 1, channel=channel)
 
 
-def test_retaining(store: OnlineStore) -> None:
-    for version in (1, 2, 3, 4, 5):
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("steps", range(8))
+def test_a_publisher_that_is_killed_between_its_steps(again: bool, steps: int, store: OnlineStore) -> None:
+    """The way back is known after each of them, and publishing again completes what was begun."""
+    for version in (1, 2, 3):
         put(store, [(0, 1, 1, float(version), 1)], snapshot(version))
+    publish(store, 1)
+    publish(store, 2, 1, seconds=2)
+    left = iter(range(steps))
+
+    def stepping(real: Callable[..., None]) -> Callable[..., None]:
+        def step(*arguments: Any, **named: Any) -> None:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            real(*arguments, **named)
+
+        return step
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("put", "commit", "move"):
+            patch.setattr(store.engine, name, stepping(getattr(store.engine, name)))
+        if steps < 7:
+            with pytest.raises(KeyboardInterrupt):
+                publish(store, 3, 2, seconds=4)
+        else:
+            publish(store, 3, 2, seconds=4)
+            assert next(left, None) is None
+    named, before = ("FM@0003", "FM@0002") if steps > 2 else ("FM@0002", "FM@0001")
+    assert store.current("FM") == named
+    store.drop({"FM@0001": "ab12", "FM@0002": "ab12"})
+    if again:
+        store.publish("FM@0003", expected=named, at=T0 + 4 * MICROSECONDS)
+        assert store.channels.reached("FM", "latest") == "FM@0003"
+        assert get_as_of(store, [(0, 1, 1)], 5).snapshot == "FM@0003"
+        assert store.engine.pointers() == {"FM/latest": "FM@0003", "FM/latest-before": "FM@0002"}
+    else:
+        assert store.rollback("FM") == before
+        assert store.engine.pointers() == {"FM/latest": before}
+
+
+def test_what_a_channel_has_reached_outlives_a_rollback(store: OnlineStore) -> None:
+    assert store.channels.reached("FM", "latest") is None
+    for version in (1, 2, 3):
+        put(store, [(0, 1, 1, float(version), 1)], snapshot(version))
+    publish(store, 1)
+    publish(store, 2, 1)
+    assert store.rollback("FM") == "FM@0001"
+    assert (store.current("FM"), store.channels.reached("FM", "latest")) == ("FM@0001", "FM@0002")
+    assert store.channels.reached("FM", "stable") is None
+
+
+def test_dropping(store: OnlineStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    for version in (1, 2, 3, 4, 5):
+        put(store, [(0, 1, 1, float(version), 1)], snapshot(version, model=f"model{version}"))
     for version in (3, 4):
         publish(store, version, version - 1 if version > 3 else None)
-    assert store.retain("FM", {"FM@0001"}) == ["FM@0002", "FM@0005"]  # 3 is the way back, 4 is read
+    models = {snapshot_name("FM", version): f"model{version}" for version in (2, 3, 4, 5, 6)} | {"FM@0001": "other"}
+    drop = store.engine.drop
+
+    def beaten(name: str) -> None:
+        drop(name)
+        if name == "FM@0005":
+            drop(name)  # somebody else was first
+
+    monkeypatch.setattr(store.engine, "drop", beaten)
+    assert store.drop(models) == ["FM@0002"]  # 1 is of another model, 3 is the way back, 4 is read
     assert store.engine.snapshots() == ["FM@0001", "FM@0003", "FM@0004"]
     assert get(store, [(0, 1, 1)], 1, pin=Pin(expert="home", lineage="FM", version=2)).counts()["MISS"] == 1
+
+
+def test_two_models_of_one_name_do_not_mix(store: OnlineStore) -> None:
+    put(store, [(0, 1, 1, 1.0, 1), (0, 1, 2, 1.0, 1)])
+    publish(store, 1)
+    other = snapshot(1, model="cd34")
+    for attempt in (lambda: put(store, [(0, 1, 2, 9.0, 2)], other), lambda: store.check_model(other)):
+        with pytest.raises(StoreError, match=r"FM@0001 were computed by other weights \(ab12\) than .* \(cd34\)"):
+            attempt()
+    store.check_model(ONE)
+    store.check_model(snapshot(2, model="cd34"))
+    assert get(store, [(0, 1, 1), (0, 1, 2)], 3).vector[:, 0].tolist() == [1.0, 1.0]
+
+
+def test_an_aggregate_is_not_read_by_the_request_that_made_it(store: OnlineStore) -> None:
+    put(store, [(0, 1, 1, 1.0, 5)])
+    put_user(store, 1, 9.0, 5)
+    publish(store, 1)
+    found = get(store, [(0, 1, 1), (0, 1, 2)], 5)
+    assert found.vector[:, 0].tolist() == [1.0, 0.0] and found.rungs() == {
+        "FRESH": 1,
+        "STALE": 0,
+        "USER": 0,
+        "ZEROS": 1,
+    }
+    assert get(store, [(0, 1, 2)], 5.000001).vector[0, 0] == 9.0
+
+
+def test_a_reader_before_the_publication_reads_what_was_published_then(make: Make) -> None:
+    for store in (make(), make(believed_for=1000)):
+        if store.current("FM") is None:
+            put(store, [(0, 1, 1, 1.0, 1)])
+            put(store, [(0, 1, 1, 2.0, 2)], snapshot(2))
+            publish(store, 1, seconds=1)
+            publish(store, 2, 1, seconds=5)
+        for seconds, name in ((6, "FM@0002"), (5, "FM@0002"), (4, "FM@0001"), (0, None), (6, "FM@0002")):
+            assert get(store, [(0, 1, 1)], seconds).snapshot == name
+            assert get_as_of(store, [(0, 1, 1)], seconds).snapshot == name
+
+
+def test_what_was_believed_of_a_dropped_snapshot_is_forgotten(make: Make) -> None:
+    """Reader and writer on one engine; the reader believes its pointer for good."""
+    writer = make(codec="float16")
+    reader = OnlineStore(config=writer.config.model_copy(update={"believed_for": 1000.0}), engine=writer.engine)
+    for version in (1, 2, 3):
+        put(writer, [(0, 1, 1, float(version), 1)], snapshot(version))
+        publish(writer, version, version - 1 or None)
+        assert get(reader, [(0, 1, 1)], 1).vector[0, 0] == 1.0
+    assert writer.drop({"FM@0001": "ab12"}) == ["FM@0001"]
+    assert get(reader, [(0, 1, 1)], 1).vector[0, 0] == 3.0  # believed to be in FM@0001, which is gone
+    for pointer, name in writer.engine.pointers().items():
+        writer.engine.move(pointer, expected=name, to=None)
+    writer.drop({"FM@0003": "ab12"})
+    other = OnlineStore(config=writer.config.model_copy(update={"codec": "bfloat16"}), engine=writer.engine)
+    put(other, [(0, 1, 1, 1.5, 1)], snapshot(3, model="cd34"))
+    assert get(reader, [(0, 1, 1)], 1).vector[0, 0] == 1.5
+
+
+def test_a_snapshot_that_is_dropped_while_it_is_read(store: OnlineStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(store, [(0, 1, 1, 1.0, 1)])
+    put(store, [(0, 1, 1, 2.0, 1)], snapshot(2, width=2))
+    publish(store, 1)
+    get(store, [(0, 1, 1)], 1)
+    real = store.engine.get
+
+    def dropping(name: str, *arguments: Any, **named: Any) -> Any:
+        monkeypatch.setattr(store.engine, "get", real)
+        store.channels.publish("FM@0002", "latest", expected="FM@0001", at=T0)
+        store.engine.move("FM/latest-before", expected="FM@0001", to=None)
+        store.engine.drop("FM@0001")
+        return real(name, *arguments, **named)
+
+    monkeypatch.setattr(store.engine, "get", dropping)
+    assert get(store, [(0, 1, 1)], 1).vector[0, 0] == 2.0
+
+
+def test_marks_of_names_with_one_checksum_differ(store: OnlineStore) -> None:
+    """CRC-32 takes these two for one."""
+    put(store, [(0, 1, 1, 1.0, 1)])
+    assert zlib.crc32(b"plumless") == zlib.crc32(b"buckeroo")
+    store.channels.mark("FM@0001", "plumless", at=T0)
+    assert store.channels.marked("FM@0001", "plumless") == T0
+    assert store.channels.marked("FM@0001", "buckeroo") is None
 
 
 @pytest.mark.parametrize(
@@ -370,6 +517,13 @@ def test_codecs(make: Make) -> None:
         ({"surface": np.array([0.5])}, "surface has shape .* dtype float64"),
         ({"surface": np.array([-1])}, r"key 0 is \[-1, 1, 1\]; surface and item must not be negative"),
         ({"item_id": np.array([-3])}, "must not be negative"),
+        (
+            {"user_id": np.array([2**64 - 1], np.uint64)},
+            r"user_id has shape .* dtype uint64; needed are integers \[N\]",
+        ),
+        ({"computed_at": np.array([T0 + 0.9])}, "have dtypes float64 and int64; needed are integers"),
+        ({"history_end": np.array([np.nan])}, "have dtypes int64 and float64; needed are integers"),
+        ({"computed_at": np.array([2**63], np.uint64)}, "have dtypes uint64 and int64"),
     ],
 )
 def test_bad_rows_are_refused(changed: dict[str, Any], message: str) -> None:
@@ -382,6 +536,20 @@ def test_bad_rows_are_refused(changed: dict[str, Any], message: str) -> None:
 def test_the_stores_own_rows_cannot_be_asked_for(store: OnlineStore) -> None:
     with pytest.raises(StoreError, match="must not be negative"):
         get(store, [(-1, 1, -1)], 0)
+
+
+@pytest.mark.parametrize("now", [2**63, -(2**63), 1.5, float("nan"), "now", None])
+def test_times_that_are_none(store: OnlineStore, now: Any) -> None:
+    put(store, [(0, 1, 1, 1.0, 0)])
+    publish(store, 1)
+    for read in (
+        lambda: store.get(now=now, **arguments_of([(0, 1, 1)])),
+        lambda: store.get_as_of(now, **arguments_of([])),
+    ):
+        with pytest.raises(StoreError, match=r"online store: read as of .*; needed is an integer"):
+            read()
+    for last in (2**63 - 1, -(2**63) + 1):
+        assert len(store.get(now=last, **arguments_of([(0, 1, 1), (0, 1, 2)])).status) == 2
 
 
 def test_times_out_of_order_are_refused(store: OnlineStore) -> None:
@@ -418,10 +586,28 @@ def test_a_pinned_expert_reads_a_newer_version_by_an_adapter(make: Make) -> None
     np.testing.assert_array_equal(get(store, keys, 1, pin=FIXED, width=3).vector, old_N3)
     np.testing.assert_array_equal(get(store, keys, 1, width=3).vector, new_N3)
     kept = store.adapter("FM@0002", "FM@0001")
-    assert kept is not None and kept.to_bytes() == adapter.to_bytes()
+    assert kept is not None and kept.to_bytes() == adapter.to_bytes() and store.adapter("FM@0002", "FM@0001") is kept
     strict = OnlineStore(config=store.config.model_copy(update={"adapter_error": 1e-12}), engine=store.engine)
     with pytest.raises(StoreError, match=r"relative error is .*, more than 1e-12"):
         get(strict, keys, 1, pin=FIXED, width=3, adapt=True)
+
+
+def test_an_adapter_is_forgotten_with_the_snapshot_that_it_was_for(store: OnlineStore) -> None:
+    vector_N2 = np.random.default_rng(1).normal(size=(40, 2))
+    for scale in (2.0, 5.0):
+        put(store, [(0, 1, 1, 1.0, 1)], snapshot(2))
+        publish(store, 2)
+        adapter = fit(
+            source="FM@0002",
+            target="FM@0001",
+            source_ND=vector_N2,
+            target_NE=scale * vector_N2,
+            group_N=np.arange(40, dtype=np.int64),
+        )
+        store.put_adapter(adapter, at=T0)
+        assert get(store, [(0, 1, 1)], 1, pin=FIXED, adapt=True).vector[0, 0] == pytest.approx(scale, abs=1e-4)
+        store.engine.move("FM/latest", expected="FM@0002", to=None)
+        store.engine.drop("FM@0002")
 
 
 def test_an_engine_out_of_reach(make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -445,7 +631,7 @@ def test_an_engine_out_of_reach(make: Make, monkeypatch: pytest.MonkeyPatch, cap
         for _ in range(2):
             assert get(store, [(0, 1, 1)], 0).counts()["FRESH"] == 1
     said = [record.getMessage() for record in caplog.records]
-    assert len(said) == 2 and "does not answer" in said[0] and "answers again; 6 keys were zeros" in said[1]
+    assert len(said) == 2 and "does not answer" in said[0] and "the engine answers again" in said[1]
     assert store.counters.to_dict()["unreachable"] == 6
 
 
@@ -464,7 +650,7 @@ def test_an_engine_out_of_reach_is_not_asked_by_every_read(make: Make, monkeypat
         for _ in range(3):
             assert get(store, [(0, 1, 1)], 0).rungs()["ZEROS"] == 1
     assert len(asked) == 1 and store.counters.to_dict()["unreachable"] == 3
-    monkeypatch.setattr("hypercast.store.online.clock.monotonic", lambda: 1e12)
+    monkeypatch.setattr("hypercast.store.outage.time.monotonic", lambda: 1e12)
     assert get(store, [(0, 1, 1)], 0).counts()["FRESH"] == 1
 
 

@@ -274,6 +274,7 @@ def test_facts_travel_with_the_rows(world: World) -> None:
     facts = json.loads(segment.table.schema.metadata[b"hypercast.segment"])
     assert facts == {
         "snapshot": "FM@0001",
+        "weights_digest": world.snapshot.manifest["weights_digest"],
         "window": 12,
         "watermark": WATERMARK,
         "requests_digest": "d",

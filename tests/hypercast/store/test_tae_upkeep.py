@@ -102,6 +102,14 @@ def test_what_killed_writers_left_is_collected_and_nothing_else(world: World) ->
     assert world.log.collect() == 0
 
 
+def test_the_next_writer_removes_what_a_killed_one_left(world: World) -> None:
+    left = world.write().path.with_name(".window=00014.arrow.partial")
+    for change in (lambda: world.write(window=13), lambda: world.log.delete("FM@0001", 13)):
+        left.write_bytes(b"half")
+        change()
+        assert left_overs(world) == []
+
+
 def test_pruning_keeps_the_snapshots_that_are_named(world: World) -> None:
     newer = publish(world.log.root, WATERMARK + DAY)
     stranger = publish(world.log.root, lineage="Other")

@@ -12,7 +12,7 @@ from hypercast.store.engine import ConflictError, Engine, Layout, Rows
 from streaming.errors import UserError
 
 FM, OLD = "FM@0002", "FM@0001"
-LAYOUT = Layout(representation="penultimate", width=2, codec="fp16", row_bytes=4)
+LAYOUT = Layout(representation="penultimate", width=2, codec="fp16", row_bytes=4, model="ab12")
 LOW, HIGH = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 HOSTILE = ["../x", "FM@1", "FM", "", "FM@0001/../../x", "FM\n@0001", "Ü@0001", "@0001", "FM@0001\n", "a" * 65 + "@0001"]
 
@@ -109,7 +109,7 @@ class TestRows:
 
     @pytest.mark.parametrize("row_bytes", [1, 7, 8, 512, 1031])
     def test_payloads_of_any_width_come_back_byte_by_byte(self, engine: Engine, row_bytes: int) -> None:
-        layout = Layout(representation="penultimate", width=1, codec="bytes", row_bytes=row_bytes)
+        layout = Layout(representation="penultimate", width=1, codec="bytes", row_bytes=row_bytes, model="ab12")
         payload = np.random.default_rng(0).integers(0, 256, (50, row_bytes)).astype(np.uint8)
         key, at = np.arange(150).reshape(50, 3), np.arange(50)
         engine.put(FM, layout, key=key, computed_at=at, history_end=at, payload=payload)
@@ -221,7 +221,7 @@ class TestTime:
 
 class TestLayout:
     @pytest.mark.parametrize(
-        "other", [{"representation": "sequence"}, {"width": 4}, {"codec": "int8"}, {"row_bytes": 8}]
+        "other", [{"representation": "sequence"}, {"width": 4}, {"codec": "int8"}, {"row_bytes": 8}, {"model": "cd34"}]
     )
     def test_first_put_fixes_it(self, engine: Engine, other: dict[str, Any]) -> None:
         put(engine, (A, 10, 1))
@@ -231,6 +231,24 @@ class TestLayout:
             assert engine.layout(FM) == LAYOUT
             assert get(engine, A) == [(10, 9, 1)]
             engine.commit(FM)
+
+    @pytest.mark.parametrize("name", ["key", "computed_at", "history_end"])
+    @pytest.mark.parametrize("value", [np.array([1.5]), np.array([np.nan]), np.array([2**63], np.uint64)])
+    def test_keys_and_times_that_are_no_integers_of_64_bits_are_refused(
+        self, engine: Engine, name: str, value: np.ndarray
+    ) -> None:
+        arrays = {
+            "key": np.array([A]),
+            "computed_at": np.array([10]),
+            "history_end": np.array([9]),
+            "payload": np.zeros((1, 4), np.uint8),
+        }
+        arrays[name] = np.broadcast_to(value, arrays[name].shape)
+        with pytest.raises(StoreError, match="no integers of 64 bits"):
+            engine.put(FM, LAYOUT, **arrays)
+        with pytest.raises(StoreError, match="needed are integers"):
+            engine.get(FM, np.broadcast_to(value, (1, 3)))
+        assert engine.snapshots() == []
 
     def test_shapes_that_differ_are_refused_and_leave_nothing(self, engine: Engine) -> None:
         good = {"key": keys(A, B), "computed_at": np.array([1, 2]), "history_end": np.array([0, 1])}
@@ -258,7 +276,7 @@ class TestLayout:
 
 class TestSnapshots:
     def test_never_mix(self, engine: Engine) -> None:
-        wide = Layout(representation="penultimate", width=3, codec="fp16", row_bytes=6)
+        wide = Layout(representation="penultimate", width=3, codec="fp16", row_bytes=6, model="ab12")
         put(engine, (A, 10, 1), (B, 10, 2))
         put(engine, (A, 10, 3), snapshot=OLD, layout=wide)
         for _ in range(2):
@@ -334,7 +352,7 @@ class TestDrop:
         put(engine, (A, 10, 1), (B, 10, 1))
         engine.commit(FM)
         engine.drop(FM)
-        other = Layout(representation="penultimate", width=4, codec="fp16", row_bytes=8)
+        other = Layout(representation="penultimate", width=4, codec="fp16", row_bytes=8, model="ab12")
         put(engine, (A, 5, 2), layout=other)
         engine.commit(FM)
         engine.collect()
@@ -470,7 +488,7 @@ class TestOthers:
 
     def test_layout_of_the_first_to_commit_holds(self, shared: Any) -> None:
         first, second = shared.open(), shared.open()
-        other = Layout(representation="penultimate", width=4, codec="fp16", row_bytes=8)
+        other = Layout(representation="penultimate", width=4, codec="fp16", row_bytes=8, model="ab12")
         put(first, (A, 10, 1))
         first.commit(FM)
         with pytest.raises(StoreError, match="one layout"):

@@ -14,7 +14,9 @@ from hypercast.store.engine import KEPT, ConflictError, Engine, Layout
 
 SNAPSHOTS = ["FM@0001", "FM@0002"]
 POINTERS = ["FM/latest", "FM/stable"]
-LAYOUTS = [Layout(representation="penultimate", width=1, codec="bytes", row_bytes=size) for size in (3, 8)]
+LAYOUTS = [
+    Layout(representation="penultimate", width=1, codec="bytes", row_bytes=size, model="ab12") for size in (3, 8)
+]
 # Few keys and times, so that they meet; some that a careless order or a careless hash would mistake.
 KEYS = [(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0), (-1, 2**63 - 1, -(2**63)), (7, 7, 7)]
 

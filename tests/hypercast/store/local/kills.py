@@ -25,7 +25,7 @@ from hypercast.store.local.manifest import SEGMENTS
 from hypercast.store.local.reader import Reader
 from hypercast.store.local.steps import Step
 
-LAYOUT = Layout(representation="penultimate", width=8, codec="int64", row_bytes=64)
+LAYOUT = Layout(representation="penultimate", width=8, codec="int64", row_bytes=64, model="ab12")
 KEY = np.arange(40 * 3).reshape(40, 3)
 LOG, POINTER = "LOG@0001", "FM/latest"
 READERS = 4

@@ -15,7 +15,7 @@ from hypercast.store.local.engine import LocalEngine
 from hypercast.store.local.manifest import NAME, SEGMENTS
 from hypercast.store.local.segment import HEADER
 
-LAYOUT = Layout(representation="penultimate", width=10, codec="bytes", row_bytes=10)
+LAYOUT = Layout(representation="penultimate", width=10, codec="bytes", row_bytes=10, model="ab12")
 FM, OTHER = "FM@0001", "FM@0002"
 KEY = np.arange(90).reshape(30, 3)
 PAYLOAD = np.random.default_rng(0).integers(0, 256, (30, 10)).astype(np.uint8)

@@ -9,7 +9,7 @@ from hypercast.store.engine import KEPT, Layout
 from hypercast.store.local import records
 from hypercast.store.local.records import CHECKSUM, Columns
 
-LAYOUT = Layout(representation="penultimate", width=1, codec="bytes", row_bytes=20)
+LAYOUT = Layout(representation="penultimate", width=1, codec="bytes", row_bytes=20, model="ab12")
 SEAL = records.seal_of("FM@0001", LAYOUT)
 
 

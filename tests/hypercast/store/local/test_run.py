@@ -13,7 +13,7 @@ from hypercast.store.local.delta import Delta
 from hypercast.store.local.records import COMPUTED_AT, HEAD, Columns
 from hypercast.store.local.run import Found, Run
 
-LAYOUT = Layout(representation="penultimate", width=1, codec="bytes", row_bytes=8)
+LAYOUT = Layout(representation="penultimate", width=1, codec="bytes", row_bytes=8, model="ab12")
 SEAL = records.seal_of("FM@0001", LAYOUT)
 Row = tuple[int, int]
 

@@ -16,12 +16,13 @@ import pytest
 
 from hypercast.errors import StoreError
 from hypercast.store.engine import ConflictError, Layout
-from hypercast.store.local import records, steps, write_behind
+from hypercast.store.local import records, segment, steps, write_behind
 from hypercast.store.local.engine import LocalEngine
 from hypercast.store.local.manifest import NAME, SEGMENTS
+from hypercast.store.local.segment import HEADER
 from hypercast.store.local.steps import Step
 
-LAYOUT = Layout(representation="penultimate", width=8, codec="bytes", row_bytes=8)
+LAYOUT = Layout(representation="penultimate", width=8, codec="bytes", row_bytes=8, model="ab12")
 FM, OLD = "FM@0002", "FM@0001"
 KEY = np.arange(60).reshape(20, 3)
 
@@ -188,7 +189,7 @@ from hypercast.store.local.engine import LocalEngine
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 store = LocalEngine.Config(path=Path(sys.argv[1])).build()
-layout = Layout(representation="penultimate", width=8, codec="bytes", row_bytes=8)
+layout = Layout(representation="penultimate", width=8, codec="bytes", row_bytes=8, model="ab12")
 rows = 20_000
 key, at = np.arange(3 * rows).reshape(rows, 3), np.full(rows, 9)
 store.put("FM@0002", layout, key=key, computed_at=at, history_end=at, payload=np.full((rows, 8), 9, np.uint8))
@@ -236,6 +237,39 @@ def test_folder_that_cannot_be_written_is_read(path: Path, monkeypatch: pytest.M
     assert sorted(file.name for file in path.rglob("*")) == before
 
 
+def test_layout_that_no_header_can_hold_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    store, whole = open_store(tmp_path / "store"), LAYOUT.to_json()
+    room = HEADER - 64 - len(segment._facts(FM, LAYOUT, rows=2**32 - 1, index="0" * 64)) + len(LAYOUT.representation)
+    with pytest.raises(StoreError, match=r"header of a segment of FM@0002 would take 4033 bytes, .* 4032.*'x{32}'"):
+        put(store, 1, layout=Layout(**whole | {"representation": "x" * (room + 1)}))
+    assert store.snapshots() == [] and not (tmp_path / "store").exists()
+    put(store, 1, layout=Layout(**whole | {"representation": "x" * room}))
+    store.commit(FM)
+    assert byte_of(open_store(tmp_path / "store")) == 1
+
+
+def test_commit_whose_merge_fails_has_committed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = open_store(tmp_path, max_segments=1)
+    put(store, 1)
+    store.commit(FM)
+    (first,) = (tmp_path / SEGMENTS).iterdir()
+    data = first.read_bytes()
+    first.write_bytes(data[:HEADER] + bytes([data[HEADER] ^ 1]) + data[HEADER + 1 :])
+    for byte in (2, 3):
+        put(store, byte)
+        store.commit(FM)
+        assert "FM@0002 is committed, its segments could not be merged" in caplog.text
+        assert str(first) in caplog.text
+        assert store.stats(FM).segments == byte
+        caplog.clear()
+    first.write_bytes(data)
+    assert byte_of(open_store(tmp_path)) == 3
+    put(store, 4)
+    store.commit(FM)
+    assert caplog.text == "" and store.stats(FM).segments == 1
+    assert byte_of(open_store(tmp_path)) == 4
+
+
 def test_folder_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(StoreError, match=r"file.*cannot be read \(Not a directory\)"):
@@ -245,7 +279,7 @@ def test_folder_that_is_none(tmp_path: Path) -> None:
 def test_layout_that_somebody_else_has_committed_meanwhile(tmp_path: Path) -> None:
     first, second = open_store(tmp_path), open_store(tmp_path)
     put(first, 1)
-    put(second, 2, layout=Layout(representation="penultimate", width=4, codec="bytes", row_bytes=4))
+    put(second, 2, layout=Layout(representation="penultimate", width=4, codec="bytes", row_bytes=4, model="ab12"))
     first.commit(FM)
     with pytest.raises(ConflictError, match="somebody else has committed meanwhile"):
         second.commit(FM)

@@ -1,11 +1,17 @@
 """Rows whose vectors say which key and time they are of, so that any reader can tell a wrong one."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from hypercast.store.engine import Engine, Layout, Rows
+from hypercast.store.valkey.engine import ValkeyEngine
+from tests.hypercast.store.valkey_server import ValkeyServer
+
+Start = Callable[..., ValkeyServer]
 
 FM, OLD = "FM@0002", "FM@0001"
-LAYOUT = Layout(representation="penultimate", width=16, codec="fp16", row_bytes=32)
+LAYOUT = Layout(representation="penultimate", width=16, codec="fp16", row_bytes=32, model="ab12")
 
 
 def keys(users: range) -> np.ndarray:
@@ -31,3 +37,8 @@ def check(rows: Rows, users: range, *, at: int | None = None) -> None:
     assert at is None or (rows.computed_at == at).all()
     assert (rows.history_end == rows.computed_at - 1).all()
     np.testing.assert_array_equal(rows.payload, payload(keys(users), rows.computed_at, rows.payload.shape[1]))
+
+
+def engine_on(server: ValkeyServer, **settings: object) -> ValkeyEngine:
+    values = {"urls": [server.url], "patience": 20.0, "batch": 64, **settings}
+    return ValkeyEngine.Config.model_validate(values).build()

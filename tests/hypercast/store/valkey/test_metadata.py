@@ -12,15 +12,17 @@ import pytest
 
 from hypercast.errors import StoreError
 from hypercast.store.engine import Layout
+from hypercast.store.valkey import records, scripts
 from hypercast.store.valkey.engine import ValkeyEngine
 from tests.hypercast.store.valkey.cases import FM, LAYOUT, OLD, check, keys, put
 from tests.hypercast.store.valkey_place import ValkeyPlace
 
-WIDE = Layout(representation="penultimate", width=32, codec="fp16", row_bytes=64)
+WIDE = Layout(representation="penultimate", width=32, codec="fp16", row_bytes=64, model="ab12")
 
 MOVER = """
 import json, random, sys
 from hypercast.store.engine import ConflictError
+from hypercast.store.valkey import records, scripts
 from hypercast.store.valkey.engine import ValkeyEngine
 url, prefix, seed = sys.argv[1:]
 engine, choose, won = ValkeyEngine.Config(urls=[url], prefix=prefix).build(), random.Random(seed), []
@@ -102,6 +104,72 @@ def test_collecting_under_a_put_loses_nothing(place: ValkeyPlace, monkeypatch: p
     put(engine, range(50))
     check(other.get(FM, keys(range(50))), range(50))
     assert next(interruptions, None) is None
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_a_late_writer_does_not_call_dropped_rows_back(
+    place: ValkeyPlace, monkeypatch: pytest.MonkeyPatch, twice: bool
+) -> None:
+    """Of two that put a snapshot's first rows one ends first, and its rows are dropped.
+
+    The other either settles afterwards, or asks twice where to write because the first answer was lost.
+    """
+    engine, other = place.open(), place.open()
+    call, interruptions = engine._link.call, iter([True])
+
+    def interrupted(*arguments: Any) -> Any:
+        first = arguments[1] == (scripts.REGISTER if twice else scripts.SETTLE) and next(interruptions, False)
+        if first and twice:
+            call(*arguments)
+        if first:
+            put(other, range(10, 20))
+            other.drop(FM)
+        return call(*arguments)
+
+    monkeypatch.setattr(engine._link, "call", interrupted)
+    put(engine, range(5))
+    assert next(interruptions, None) is None
+    check(other.get(FM, keys(range(5))), range(5))
+    assert not other.get(FM, keys(range(10, 20))).found.any()
+
+
+def test_a_writer_that_is_refused_writes_elsewhere(place: ValkeyPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who collects may already have found that nobody writes where it wrote first."""
+    engine, other = place.open(), place.open()
+    write, generations = engine._write, list[bytes]()
+
+    def watched(*arguments: Any) -> int:
+        added = write(*arguments)
+        with place.server.client() as client:
+            names = set(client.scan_iter(match=place.prefix + "{}*", count=1000))
+        generations.extend({records.generation_of(name) for name in names})
+        if len(generations) == 1:
+            other.collect()
+        return added
+
+    monkeypatch.setattr(engine, "_write", watched)
+    put(engine, range(5))
+    assert len(generations) == 2 and generations[0] != generations[1]
+
+
+@pytest.mark.parametrize("rows", [0, 20])
+def test_what_a_killed_put_reserved(place: ValkeyPlace, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    """Its rows may be there and count; unless nobody has rows, in which case collecting ends it."""
+    engine, other = place.open(), place.open()
+    put(other, range(rows))
+    write = engine._write
+
+    def killed(*arguments: Any) -> int:
+        write(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine, "_write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        put(engine, range(100, 107))
+    assert (other.collect() > 0) == (rows == 0)
+    put(other, range(30))
+    assert other.stats(FM).rows == 30 + (7 if rows else 0)
+    check(other.get(FM, keys(range(30))), range(30))
 
 
 def test_rows_are_counted_once(place: ValkeyPlace) -> None:

@@ -3,8 +3,7 @@
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 import valkey
@@ -12,32 +11,11 @@ import valkey
 from hypercast.errors import StoreError
 from hypercast.store.engine import UnreachableError
 from hypercast.store.valkey import wire
-from hypercast.store.valkey.engine import ValkeyEngine
-from tests.hypercast.store.valkey.cases import FM, check, keys, put
+from tests.hypercast.store.valkey.cases import FM, Start, check, engine_on, keys, put
 from tests.hypercast.store.valkey_place import ValkeyPlace
 from tests.hypercast.store.valkey_server import ValkeyServer, free_port
 
-Start = Callable[..., ValkeyServer]
 LOGGER = "hypercast.store.valkey.link"
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Servers of the test's own."""
-    servers: list[ValkeyServer] = []
-
-    def start(**options: str) -> ValkeyServer:
-        servers.append(ValkeyServer(tmp_path / str(len(servers)), **options).start())
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.kill()
-
-
-def engine_on(server: ValkeyServer, **settings: object) -> ValkeyEngine:
-    values = {"urls": [server.url], "patience": 20.0, "batch": 64, **settings}
-    return ValkeyEngine.Config.model_validate(values).build()
 
 
 def test_reader_and_writer_outlive_a_killed_server(start: Start) -> None:
@@ -180,45 +158,6 @@ def test_a_server_that_hangs_is_not_waited_for_for_ever(start: Start) -> None:
     finally:
         server.tell(signal.SIGCONT)
     check(engine.get(FM, keys(range(10))), range(10))
-
-
-def test_what_was_committed_outlives_the_server(start: Start) -> None:
-    server = start(appendonly="yes", appendfsync="everysec")
-    engine = engine_on(server)
-    put(engine, range(100))
-    engine.commit(FM)
-    server.restart()
-    check(engine_on(server).get(FM, keys(range(100))), range(100))
-    engine.commit(FM)
-
-
-@pytest.mark.parametrize("puts_after", [0, 1, 2])
-def test_commit_tells_of_rows_that_the_server_has_lost(start: Start, puts_after: int) -> None:
-    server = start()
-    engine = engine_on(server)
-    put(engine, range(100))
-    put(engine, range(100, 200))
-    server.restart()
-    for _ in range(puts_after):
-        put(engine, range(100, 200))
-    with pytest.raises(StoreError, match="has lost rows"):
-        engine.commit(FM)
-    put(engine, range(200))
-    engine.commit(FM)
-    server.restart()
-    engine.commit(FM)  # nothing was put since
-
-
-def test_commit_waits_for_replicas(start: Start) -> None:
-    server = start(repl_diskless_sync_delay="0")
-    engine = engine_on(server, replicas=1, timeout=1.0, patience=0.1)
-    put(engine, range(10))
-    with pytest.raises(UnreachableError, match="replicas that have it: 0 of 1"):
-        engine.commit(FM)
-    start(replicaof=f"127.0.0.1 {server.port}")
-    engine = engine_on(server, replicas=1)
-    put(engine, range(10))
-    engine.commit(FM)
 
 
 def test_memory_full(start: Start) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from valkey.crc import key_slot
 
-from hypercast.store.valkey import link, records, wire
+from hypercast.store.valkey import records, servers, wire
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 KEYS = st.lists(st.tuples(INT64, INT64, INT64), min_size=1, max_size=5)
@@ -74,7 +74,7 @@ def test_a_row_goes_where_a_cluster_looks_for_it(key: list[tuple[int, ...]], gen
     key_N3 = np.array(key, np.int64)
     server_NK = records.encode_keys(records.row_head("hypercast", generation), key_N3)
     names = [row.tobytes() for row in server_NK]
-    assert [link.slot_of(name) for name in names] == [key_slot(name) for name in names]
+    assert [servers.slot_of(name) for name in names] == [key_slot(name) for name in names]
     assert {records.generation_of(name) for name in names} == {generation}
     np.testing.assert_array_equal(records.decode_keys(names), key_N3)
 
@@ -82,14 +82,14 @@ def test_a_row_goes_where_a_cluster_looks_for_it(key: list[tuple[int, ...]], gen
 @given(st.binary(max_size=12))
 def test_slots_of_any_keys(key: bytes) -> None:
     for name in (key, b"{" + key, b"a{" + key + b"}b", b"{}" + key):
-        assert link.slot_of(name) == key_slot(name)
+        assert servers.slot_of(name) == key_slot(name)
 
 
 def test_rows_spread_over_all_slots() -> None:
     names = records.encode_keys(
         records.row_head("hypercast", bytes(8)), np.array([(0, user, 1) for user in range(4000)])
     )
-    assert len({link.slot_of(name.tobytes()) for name in names}) > 3000
+    assert len({servers.slot_of(name.tobytes()) for name in names}) > 3000
 
 
 def test_commands_are_written_as_the_client_writes_them() -> None:
