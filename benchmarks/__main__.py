@@ -10,7 +10,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import attention, codecs, dirichlet, journey, machine, mfalcon, ml1m, store, store_large, training
+from benchmarks import (
+    attention,
+    codecs,
+    dirichlet,
+    journey,
+    machine,
+    mfalcon,
+    ml1m,
+    store,
+    store_large,
+    training,
+    transfer,
+)
 from benchmarks.options import Options, Values
 from streaming.errors import ConfigError, UserError
 from streaming.files import write_text
@@ -25,14 +37,15 @@ MEASUREMENTS: dict[str, Callable[[Options], Values]] = {
     "store": store.measure,
     "store_large": store_large.measure,
     "training": training.measure,
+    "transfer": transfer.measure,
 }
 
 
 def main(
     name: Annotated[str, typer.Argument(help=f"One of: {', '.join(MEASUREMENTS)}.")],
     json_file: Annotated[Path | None, typer.Option("--json", help="File for one flat JSON object.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Data set, for ml1m: ratings.dat or a Parquet file.")] = None,
-    work: Annotated[Path | None, typer.Option(help="Folder for finished trainings; a second run reads them.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Data set, for transfer and ml1m (ratings.dat or Parquet).")] = None,
+    work: Annotated[Path | None, typer.Option(help="Folder of finished trainings, a run's for transfer.")] = None,
 ) -> None:
     """Measure NAME on this machine."""
     if name not in MEASUREMENTS:

@@ -1,37 +1,163 @@
-"""The arms of the comparison: what one expert becomes with and without the foundation model."""
+"""The arms of the comparison: what one expert becomes with and without the foundation model, one name a mode."""
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from experts.backbone.mlp import MLP
-from experts.fusion import GatedFusion
-from experts.model import ExpertModel
+import pydantic
+
+from experts.fusion import Fusion
+from experts.model import ExpertModel, Representation
 from foundation.hstu.embedding import FeatureEmbedding
 from foundation.hstu.vocabulary import BatchVocabulary
+from streaming.config import Config as BaseConfig
 from streaming.inputs import Inputs
-from transfer.gain import CONTROL, CONTROL_MATCHED, LOGIT_RESIDUAL, TAE, TREATED
+from transfer.distill import AuxiliaryHead, KnowledgeDistillation, StudentAdapter
+from transfer.gain import (
+    AUX_HEAD,
+    AUX_HEAD_ADAPTER,
+    CONTROL,
+    CONTROL_MATCHED,
+    KD,
+    LOGIT_RESIDUAL,
+    TAE,
+    TAE_AUX_HEAD_ADAPTER,
+    TAE_CONCAT,
+    TAE_CROSS_ATTENTION,
+    TAE_HISTORY,
+    TAE_SEQUENCE,
+    TREATED,
+    USER_EMBEDDING,
+)
 
-ARMS = (CONTROL, CONTROL_MATCHED, TAE, LOGIT_RESIDUAL, TREATED)
+ArmName = Literal[
+    "control",
+    "control_matched",
+    "kd",
+    "aux_head",
+    "aux_head_adapter",
+    "user_embedding",
+    "tae",
+    "tae_sequence",
+    "tae_concat",
+    "tae_cross_attention",
+    "logit_residual",
+    "treated",
+    "tae_aux_head_adapter",
+    "tae_history",
+]
+ARMS: tuple[ArmName, ...] = ("control", "control_matched", "tae", "logit_residual", "treated")
+"""Those that run unless others are asked for."""
 
 
-def arm_configs(
-    base: ExpertModel.Config, *, fusion: GatedFusion.Config, cross_history: int, inputs: Inputs, embedding: int
-) -> dict[str, ExpertModel.Config]:
-    """Configurations of every arm, by name.
+@dataclass(frozen=True, kw_only=True)
+class Mode:
+    """What an arm takes from the foundation model, and what of the shared settings it has otherwise.
 
-    ``control`` is ``base``. ``tae`` adds the embedding, ``logit_residual`` the teacher's logit, ``treated`` both.
-    ``control_matched`` adds the cross-surface history instead, and gets as many dense parameters as ``treated`` by a
-    wider backbone, so that no gain is one of size.
+    Attributes:
+        embedding: whether it reads one.
+        representation, fusion: which, and how; None for what the settings say.
+        logit_residual: whether it starts from the teacher's logit.
+        distils: how it learns from the teacher's predictions.
     """
-    treated = base.model_copy(update={"fusion": fusion, "logit_residual": True})
-    matched = base.model_copy(update={"cross_history": cross_history})
-    size = dense_parameters(treated, inputs, embedding)
-    return {
-        CONTROL: base,
-        CONTROL_MATCHED: widened(matched, to=size, inputs=inputs, embedding=embedding),
-        TAE: base.model_copy(update={"fusion": fusion}),
-        LOGIT_RESIDUAL: base.model_copy(update={"logit_residual": True}),
-        TREATED: treated,
-    }
+
+    embedding: bool = False
+    representation: Representation | None = None
+    fusion: Literal["concat", "cross_attention"] | None = None
+    logit_residual: bool = False
+    distils: Literal["kd", "aux_head", "aux_head_adapter"] | None = None
+
+
+MODES: Mapping[str, Mode] = {
+    CONTROL: Mode(),
+    KD: Mode(distils="kd"),
+    AUX_HEAD: Mode(distils="aux_head"),
+    AUX_HEAD_ADAPTER: Mode(distils="aux_head_adapter"),
+    USER_EMBEDDING: Mode(embedding=True, representation="user"),
+    TAE: Mode(embedding=True),
+    TAE_SEQUENCE: Mode(embedding=True, representation="sequence"),
+    TAE_CONCAT: Mode(embedding=True, fusion="concat"),
+    TAE_CROSS_ATTENTION: Mode(embedding=True, fusion="cross_attention"),
+    LOGIT_RESIDUAL: Mode(logit_residual=True),
+    TREATED: Mode(embedding=True, logit_residual=True),
+    TAE_AUX_HEAD_ADAPTER: Mode(embedding=True, distils="aux_head_adapter"),
+    TAE_HISTORY: Mode(embedding=True, representation="past"),
+}
+"""All arms but ``control_matched``, whose size follows from the others."""
+
+
+class ArmsConfig(BaseConfig):
+    """Which arms run beside each other, and what they share.
+
+    Attributes:
+        arms: names; those of :data:`ARMS` by default.
+        model: the control; the other arms follow from it.
+        fusion: how the arms that read an embedding take it in.
+        representation: which embedding ``tae`` and what is built on it read: the shared tower's (``penultimate``) or
+            what enters it (``sequence``).
+        kd: of the arm of that name.
+        aux_head: of the arms that have such a head.
+        adapter: of those that have an adapter too.
+        cross_history: engagements of all surfaces that ``control_matched`` attends to.
+    """
+
+    arms: list[ArmName] = pydantic.Field(default=list(ARMS), min_length=1)
+    model: ExpertModel.Config = ExpertModel.Config()
+    fusion: Fusion.Config = Fusion.Config()
+    representation: Literal["penultimate", "sequence"] = "penultimate"
+    kd: KnowledgeDistillation.Config = KnowledgeDistillation.Config()
+    aux_head: AuxiliaryHead.Config = AuxiliaryHead.Config()
+    adapter: StudentAdapter.Config = StudentAdapter.Config()
+    cross_history: int = 128
+
+    @pydantic.field_validator("arms")
+    @classmethod
+    def _once_each(cls, arms: list[ArmName]) -> list[ArmName]:
+        if len(set(arms)) < len(arms):
+            raise ValueError("an arm runs once: drop the repeated name. Example: [control, tae]")
+        return arms
+
+    def models(self, *, inputs: Inputs, widths: Mapping[str, int]) -> dict[str, ExpertModel.Config]:
+        """Configurations of every arm that runs, by name, in the order of ``arms``.
+
+        ``control_matched`` adds the cross-surface history instead of anything from the teacher, and gets at least as
+        many dense parameters as ``treated`` and every other arm by a wider backbone, so that no gain is one of size.
+
+        Args:
+            inputs: of the data set.
+            widths: of the teacher's vectors, by representation.
+        """
+        chosen = {name: self._model(MODES[name]) for name in self.arms if name != CONTROL_MATCHED}
+        if CONTROL_MATCHED in self.arms:
+            sizes = [
+                dense_parameters(config, inputs, widths[config.representation])
+                for config in (self._model(MODES[TREATED]), *chosen.values())
+            ]
+            matched = self.model.model_copy(update={"cross_history": self.cross_history})
+            chosen[CONTROL_MATCHED] = widened(matched, to=max(sizes), inputs=inputs, embedding=widths["penultimate"])
+        return {name: chosen[name] for name in self.arms}
+
+    def representations(self) -> list[Representation]:
+        """What the arms read, sorted; ``penultimate`` also where they read none."""
+        read = {config.representation for config in map(self._model, self._modes()) if config.fusion is not None}
+        return sorted(read) or ["penultimate"]
+
+    def _modes(self) -> list[Mode]:
+        return [MODES[name] for name in self.arms if name != CONTROL_MATCHED]
+
+    def _model(self, mode: Mode) -> ExpertModel.Config:
+        has: dict[str, Any] = {"logit_residual": mode.logit_residual}
+        if mode.embedding:
+            kind = {"kind": mode.fusion} if mode.fusion else {}
+            has["fusion"] = self.fusion.model_copy(update=kind)
+            has["representation"] = mode.representation or self.representation
+        if mode.distils == "kd":
+            has["distillation"] = self.kd
+        elif mode.distils is not None:
+            adapter = self.adapter if mode.distils == "aux_head_adapter" else None
+            has["distillation"] = self.aux_head.model_copy(update={"adapter": adapter})
+        return self.model.model_copy(update=has)
 
 
 def widened(config: ExpertModel.Config, *, to: int, inputs: Inputs, embedding: int) -> ExpertModel.Config:
@@ -44,12 +170,13 @@ def widened(config: ExpertModel.Config, *, to: int, inputs: Inputs, embedding: i
 
 
 def dense_parameters(config: ExpertModel.Config, inputs: Inputs, embedding: int) -> int:
-    """Number of parameters outside the embedding tables, which are the same in every arm."""
+    """Number of parameters that serve, outside the embedding tables, which are the same in every arm."""
     vocabulary = BatchVocabulary.Config(default=2).build(inputs)
-    model = config.build(inputs=inputs, vocabulary=vocabulary, embedding=embedding, seed=0)
+    serving = config.model_copy(update={"distillation": None})
+    model = serving.build(inputs=inputs, vocabulary=vocabulary, embedding=embedding, seed=0)
     tables = {id(each.weight) for each in model.modules() if isinstance(each, FeatureEmbedding)}
     return sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in tables)
 
 
 def _hidden(config: ExpertModel.Config, first: int, rest: list[int]) -> ExpertModel.Config:
-    return config.model_copy(update={"backbone": MLP.Config(hidden=[first, *rest])})
+    return config.model_copy(update={"backbone": config.backbone.model_copy(update={"hidden": [first, *rest]})})

@@ -199,6 +199,15 @@ class FoundationModel(nn.Module):
         )
         return join(context_BKD.flatten(0, 1), event_LD), sequences
 
+    def user(self, batch: RequestBatch) -> Tensor:
+        """What the model makes of each request's user before it looks at any candidate, float ``[B, D]``.
+
+        HSTU output at the last token of the history, or of the context where there is none. No loss reads the last
+        layer there: it is the same weights that make the output at a candidate, at a token of the past.
+        """
+        prefix_PD, prefix = self.prefix(batch, batch.history["all"], self.embed(batch))
+        return self.stack(prefix_PD, prefix)[prefix.offsets[1:] - 1]
+
     def candidates(self, batch: RequestBatch, embedded: Embedded, part: slice) -> Candidates:
         """The candidates ``batch.item_C[part]`` and what else is known of each."""
         owner_C, dense_CF = batch.owner_C[part], batch.dense_CF[part]

@@ -3,19 +3,21 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pydantic
 import torch
 
 from foundation.inference import CandidateScorer
-from foundation.model import FoundationModel
+from foundation.model import FoundationModel, FoundationOutput
 from hypercast import pins
 from hypercast.codec import rows
 from hypercast.registry import Registry, Snapshot
 from hypercast.store.adapter import Adapter
 from hypercast.store.segment import Segment
 from hypercast.store.tae_log import TaeLog
+from streaming.batch import RequestBatch
 from streaming.config import Config as BaseConfig
 from streaming.dataset import Window
 from streaming.inputs import Inputs
@@ -24,13 +26,19 @@ from streaming.workspace import Workspace
 from transfer.comparison import Comparison
 from transfer.drift import DriftMeter
 
+Representation = Literal["penultimate", "sequence", "user"]
+REPRESENTATIONS: tuple[Representation, ...] = ("penultimate", "sequence", "user")
+"""What can be published: see :class:`foundation.model.FoundationOutput`, and :meth:`FoundationModel.user`, whose vector
+is repeated at each candidate of its request.
+"""
+
 
 class Publisher:
     """Writes the TAE log from snapshots in the registry; knows nothing of the model that is training."""
 
     class Config(BaseConfig):
         """Attributes: ``lineage``, the name snapshots are published under; ``dtype``, codec of the vectors in the log
-        (:mod:`hypercast.codec.rows`);
+        (:mod:`hypercast.codec.rows`); ``representations``, which vectors those are;
         ``batch_size``, requests encoded at once; ``scorer``, how many of their candidates at a time; ``keep``, how many
         of the newest snapshots stay on disk (at least 2: a run that was killed right after a release goes back to the
         snapshot before it); ``drift``, how snapshots are compared.
@@ -38,10 +46,18 @@ class Publisher:
 
         lineage: str = "FM"
         dtype: rows.Name = "float16"
+        representations: list[Representation] = ["penultimate"]
         batch_size: int = 64
         scorer: CandidateScorer.Config = CandidateScorer.Config()
         keep: int = pydantic.Field(default=4, ge=2)
         drift: DriftMeter.Config = DriftMeter.Config()
+
+        @pydantic.field_validator("representations")
+        @classmethod
+        def _with_penultimate(cls, names: list[Representation]) -> list[Representation]:
+            if "penultimate" not in names or len(set(names)) < len(names):
+                raise ValueError("penultimate is always published, and each once. Example: [penultimate, user]")
+            return names
 
     def __init__(
         self,
@@ -88,7 +104,7 @@ class Publisher:
             tensors=dict(model.state_dict()),
             watermark=watermark,
             schema_hash=self.schema_hash,
-            dims={"penultimate": model.config.representation},
+            dims=self._dims(model.config),
             dtype=self.config.dtype,
             tasks=self.workspace.inputs.tasks,
             metrics=metrics,
@@ -118,22 +134,24 @@ class Publisher:
                 return existing
         self._load(snapshot)
         requests = self.workspace.requests(window.index)
-        outputs = [self.scorer.score(batch) for batch in self.reader.batches(requests, size=self.config.batch_size)]
-        inputs = self.workspace.inputs
-        representation = [output.penultimate_CR for output in outputs]
-        logits = [output.logit_CT for output in outputs]
-        logit_CT = torch.cat(logits) if logits else torch.zeros(0, len(inputs.tasks))
+        parts = [
+            self._said(batch, self.scorer.score(batch))
+            for batch in self.reader.batches(requests, size=self.config.batch_size)
+        ]
+        inputs, dims = self.workspace.inputs, self._dims(self.model.config)
+        widths = {**dims, "logit": len(inputs.tasks)}
+        said = {
+            name: torch.cat([part[name] for part in parts]) if parts else torch.zeros(0, width)
+            for name, width in widths.items()
+        }
+        logit_CT = said["logit"]
         table = self.log.rows(
             snapshot=snapshot,
             request_id=np.repeat(requests.request_id, np.diff(requests.offsets)),
             candidate_id=requests.candidate_id,
             item_id=requests.item_id,
             time=np.repeat(requests.time, np.diff(requests.offsets)),
-            representations={
-                "penultimate": torch.cat(representation)
-                if representation
-                else torch.zeros(0, self.model.config.representation)
-            },
+            representations={name: said[name] for name in dims},
             teacher_logits={task: logit_CT[:, index] for index, task in enumerate(inputs.tasks)},
         )
         return self.log.write(snapshot=snapshot, window=window.index, table=table, requests_digest=digest)
@@ -158,6 +176,20 @@ class Publisher:
     def adapters(self, snapshot: str) -> list[Adapter]:
         """Those from the snapshot of that name to others, fitted by :meth:`compare`."""
         return self.comparison.adapters(snapshot) if self.comparison is not None else []
+
+    def _dims(self, model: FoundationModel.Config) -> dict[str, int]:
+        """Widths of what is published, by name."""
+        widths = {"penultimate": model.representation, "sequence": model.width, "user": model.width}
+        return {name: widths[name] for name in self.config.representations}
+
+    def _said(self, batch: RequestBatch, output: FoundationOutput) -> dict[str, torch.Tensor]:
+        """What is published of a batch's candidates: logits, and each representation."""
+        said = {"logit": output.logit_CT, "penultimate": output.penultimate_CR}
+        if "sequence" in self.config.representations:
+            said["sequence"] = output.sequence_CD
+        if "user" in self.config.representations:
+            said["user"] = self.model.user(batch)[batch.owner_C]
+        return said
 
     @torch.inference_mode()
     def _embed(self, snapshot: Snapshot, requests: Requests) -> np.ndarray:

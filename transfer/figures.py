@@ -1,15 +1,17 @@
-"""Figures of a run: gain over windows per surface, and normalised entropy over windows per arm.
+"""Figures of a run: gain over windows per surface, normalised entropy over windows per arm, a ladder of the arms.
 
 Small multiples, one panel per surface and one pooled. Colours are Okabe and Ito's (2008), told apart by the
 colour-blind and, by line style, without colour. Figures are drawn without pyplot, so that nothing global is touched.
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -19,6 +21,7 @@ from matplotlib.ticker import MaxNLocator
 from streaming import files
 from transfer.curve import Curves
 from transfer.gain import CONTROL, CONTROL_MATCHED, FM_HEAD, LOGIT_RESIDUAL, POOLED, TAE, TREATED, Gain
+from transfer.report import Row
 
 _STYLE = {
     CONTROL: ("#000000", "-", "control"),
@@ -28,6 +31,8 @@ _STYLE = {
     TREATED: ("#0072B2", "-", "treated (TAE + logit residual)"),
     FM_HEAD: ("#009E73", (0, (5, 1, 1, 1, 1, 1)), "FM's own head"),
 }
+_OTHER = ("#7f7f7f", "-", "")
+_FLOOR_LABEL = "noise floor (two control seeds)"
 _COLUMNS = 4
 
 
@@ -57,11 +62,70 @@ def entropy_over_windows(curves: Curves) -> Figure:
     for name, axes in panels.items():
         present = {arm for point in curves[name] for arm in point.ne}
         for arm in [*(known for known in _STYLE if known in present), *sorted(present.difference(_STYLE))]:
-            colour, style, label = _STYLE.get(arm, ("#7f7f7f", "-", arm))
+            colour, style, label = (*_STYLE.get(arm, _OTHER)[:2], _label(arm))
             at, (values,) = _with_gaps({point.window: (point.ne[arm],) for point in curves[name] if arm in point.ne})
             axes.plot(at, values, color=colour, linestyle=style, label=label, lw=1.5)
     _finish(figure, panels, "Normalised entropy per window (lower is better)", "NE")
     return figure
+
+
+def ladder(rows: Sequence[Row], *, against: str = CONTROL) -> Figure:
+    """Gain of every arm over ``against`` with its 95 % interval, a panel a surface; the noise floor is shaded."""
+    figure, panels = _panels([row.surface for row in rows])
+    present = {arm for row in rows for arm, other in row.gains if other == against}
+    arms = [*(known for known in _STYLE if known in present), *sorted(present.difference(_STYLE))]
+    for row, axes in zip(rows, panels.values(), strict=True):
+        axes.axvline(0.0, color="black", linestyle="--", lw=0.9, zorder=1)
+        if row.noise_floor_pct is not None:
+            axes.axvspan(
+                -row.noise_floor_pct, row.noise_floor_pct, color="#999999", alpha=0.35, lw=0, label=_FLOOR_LABEL
+            )
+        for place, arm in enumerate(arms):
+            one = row.gains.get((arm, against))
+            if one is not None:
+                colour = _STYLE.get(arm, _OTHER)[0]
+                axes.plot([one.lo, one.hi], [place, place], color=colour, lw=2, label="95 % interval")
+                axes.plot(one.gain_pct, place, color=colour, marker="o", ms=5, linestyle="none", label="gain")
+        axes.set_yticks(range(len(arms)), [_label(arm) for arm in arms])
+        axes.set_ylim(len(arms) - 0.5, -0.5)
+    _finish(figure, panels, f"Gain over {_label(against)} in %, by what is passed on", "", across="gain, %")
+    for place, axes in enumerate(panels.values()):
+        if place % _COLUMNS:
+            axes.tick_params(labelleft=False)
+    return figure
+
+
+def drift_over_windows(drift: Mapping[str, Mapping[int, float]]) -> Figure:
+    """How far embeddings moved from one snapshot to the next, by measure and window; windows with an alarm in red."""
+    shown = {name: values for name, values in drift.items() if name != "alarm" and values}
+    figure, panels = _panels(list(shown))
+    alarms = [window for window, value in drift.get("alarm", {}).items() if value]
+    for name, axes in panels.items():
+        at, (values,) = _with_gaps({window: (value,) for window, value in shown[name].items()})
+        axes.plot(at, values, color="#0072B2", lw=1.5, marker="o", ms=2.5)
+        for window in alarms:
+            axes.axvline(window, color="#D55E00", lw=1.2, label="alarm")
+    _finish(figure, panels, "Drift of the embeddings on the probe, per snapshot", "")
+    return figure
+
+
+def to_svg(figure: Figure) -> str:
+    """The figure as an ``<svg>`` element to stand in a page: the same bytes for the same figure.
+
+    Text stays text. What is black takes the colour of the text around it, and the ground is transparent, so that the
+    figure is legible on a light page and on a dark one.
+    """
+    figure.patch.set_alpha(0.0)
+    for axes in figure.axes:
+        axes.patch.set_alpha(0.0)
+    buffer = BytesIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "hypercast"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue().decode()
+    element = text[text.index("<svg") :]
+    # A style's colours are matplotlib's own; what came from data is text, and text holds no '"' after an escape.
+    coloured = re.sub(r'(style="[^"]*")', lambda found: found[1].replace("#000000", "currentColor"), element)
+    return coloured.replace("<svg ", '<svg fill="currentColor" ', 1)
 
 
 def save(figure: Figure, path: Path) -> Path:
@@ -83,7 +147,7 @@ def _draw_gain(axes: Axes, gains: Mapping[int, Gain], colour: str) -> None:
         }
     )
     if not np.isnan(floor).all():
-        axes.fill_between(at, -floor, floor, color="#999999", alpha=0.35, lw=0, label="noise floor (two control seeds)")
+        axes.fill_between(at, -floor, floor, color="#999999", alpha=0.35, lw=0, label=_FLOOR_LABEL)
     axes.fill_between(at, low, high, color=colour, alpha=0.25, lw=0, label="95 % interval")
     axes.plot(at, value, color=colour, lw=1.5, marker="o", ms=2.5, label="gain")
 
@@ -103,24 +167,26 @@ def _panels(names: Sequence[str]) -> tuple[Figure, dict[str, Axes]]:
     for place, name in enumerate(names):
         first = next(iter(panels.values()), None)
         axes = figure.add_subplot(rows, min(_COLUMNS, len(names)), place + 1, sharex=first)
-        axes.set_title(name, fontsize=10, fontweight="bold" if name == POOLED else "normal")
+        # A name from data is shown as it is: '$' is no formula.
+        weight = "bold" if name == POOLED else "normal"
+        axes.set_title(name, fontsize=10, fontweight=weight, parse_math=False)
         panels[name] = axes
     return figure, panels
 
 
-def _finish(figure: Figure, panels: Mapping[str, Axes], title: str, quantity: str) -> None:
+def _finish(figure: Figure, panels: Mapping[str, Axes], title: str, quantity: str, *, across: str = "window") -> None:
     figure.suptitle(title, fontsize=12)
     handles: dict[str, Artist] = {}
     for place, axes in enumerate(panels.values()):
-        axes.grid(visible=True, color="#e0e0e0", lw=0.6)
+        axes.grid(visible=True, color="#808080", alpha=0.25, lw=0.6)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=across == "window", nbins=7))
         axes.tick_params(labelsize=8)
         if place % _COLUMNS == 0:
             axes.set_ylabel(quantity, fontsize=9)
         if place + _COLUMNS >= len(panels):
-            axes.set_xlabel("window", fontsize=9)
+            axes.set_xlabel(across, fontsize=9)
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
     if handles:

@@ -23,15 +23,36 @@ CONTROL_MATCHED = "control_matched"
 TAE = "tae"
 LOGIT_RESIDUAL = "logit_residual"
 TREATED = "treated"
+KD = "kd"
+AUX_HEAD = "aux_head"
+AUX_HEAD_ADAPTER = "aux_head_adapter"
+USER_EMBEDDING = "user_embedding"
+TAE_SEQUENCE = "tae_sequence"
+TAE_CONCAT = "tae_concat"
+TAE_CROSS_ATTENTION = "tae_cross_attention"
+TAE_AUX_HEAD_ADAPTER = "tae_aux_head_adapter"
+TAE_HISTORY = "tae_history"
 FM_HEAD = "fm_head"
 
 POOLED = "all surfaces"
 """Name of the row over the rows of every surface."""
 
-PAIRS: tuple[tuple[str, str], ...] = tuple(
-    (arm, against) for against in (CONTROL, CONTROL_MATCHED) for arm in (TREATED, TAE, LOGIT_RESIDUAL)
+_USUAL = (TREATED, TAE, LOGIT_RESIDUAL)
+_FURTHER = (
+    KD,
+    AUX_HEAD,
+    AUX_HEAD_ADAPTER,
+    USER_EMBEDDING,
+    TAE_SEQUENCE,
+    TAE_CONCAT,
+    TAE_CROSS_ATTENTION,
+    TAE_AUX_HEAD_ADAPTER,
+    TAE_HISTORY,
 )
-"""The comparisons made by default: (arm, against)."""
+PAIRS: tuple[tuple[str, str], ...] = tuple(
+    (arm, against) for arms in (_USUAL, _FURTHER) for against in (CONTROL, CONTROL_MATCHED) for arm in arms
+)
+"""The comparisons made by default, where both arms ran: (arm, against)."""
 
 _CHUNK = 1 << 22  # drawn users held at once
 

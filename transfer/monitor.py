@@ -159,6 +159,10 @@ class Monitor:
         self._client.log_text(self._run_id(key), report.to_markdown(), f"tables/{name}.md")
         self._client.log_text(self._run_id(key), json.dumps(report.to_dict(), indent=1), f"tables/{name}.json")
 
+    def log_artifact(self, path: Path, *, folder: str, key: str = PLATFORM) -> None:
+        """Keep a file as the artifact ``FOLDER/`` and its name, replacing the last one."""
+        self._client.log_artifact(self._run_id(key), str(path), folder)
+
     def log_figure(self, figure: "Figure", *, name: str, key: str = PLATFORM) -> None:
         """Keep a figure as the artifact ``figures/NAME.png``, replacing the last one."""
         self._client.log_figure(self._run_id(key), figure, f"figures/{name}.png")

@@ -16,12 +16,8 @@ from rich.text import Text
 
 from transfer import gain, predictions, sums
 from transfer.gain import CONTROL, CONTROL_MATCHED, FM_HEAD, LOGIT_RESIDUAL, POOLED, TAE, TREATED, Gain, Span
+from transfer.notation import LEGEND, floor, interval, mark, number, percent
 from transfer.sums import UserSums
-
-_LEGEND = (
-    "NE: normalised entropy, lower is better. Gain: fall of NE in % [95 % interval over users and seeds]. "
-    "▲ better, ▼ worse; △ ▽ within the noise floor: the gain between two control seeds, n/a with one."
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +77,10 @@ class Report:
             },
         }
 
+    def nothing_yet(self) -> str:
+        """What to say where no span has data."""
+        return f"No predictions of task '{self.task}' in the reported windows yet."
+
     def to_markdown(self) -> str:
         """The report as Markdown."""
         blocks = []
@@ -91,17 +91,14 @@ class Report:
                 blocks.append("Without split trips:")
                 blocks.append(_markdown_table(table.without_split_trips))
             blocks.append("\n".join(f"- {note}" for note in table.notes))
-        return "\n\n".join([*(block for block in blocks if block), _LEGEND if blocks else _empty(self)]) + "\n"
+        return "\n\n".join([*(block for block in blocks if block), LEGEND if blocks else self.nothing_yet()]) + "\n"
 
     def to_rich(self) -> Group:
         """The report for a terminal of 80 columns or more: ``Console().print(report.to_rich())``."""
         parts: list[Table | Text] = []
         for table in self.spans:
-            tables = [
-                _rich_table("NE and AUC", _LEVELS, table.rows),
-                _rich_table("Gain, %", _GAINS | _FLOOR, table.rows),
-                _rich_table("Gain of either half of the treatment alone, %", _HALVES, table.rows),
-            ]
+            shown = {"NE and AUC": _LEVELS, "Gain, %": _GAINS | _FLOOR, _OF_HALVES: _HALVES}
+            tables = [_rich_table(title, columns, table.rows) for title, columns in shown.items()]
             if table.without_split_trips:
                 tables.append(_rich_table("Gain without split trips, %", _MAIN | _FLOOR, table.without_split_trips))
             parts.append(Text(_title(self, table), style="bold"))
@@ -110,7 +107,7 @@ class Report:
             if table.notes:
                 parts += [Text(), *(Text(f"• {note}") for note in table.notes)]
             parts.append(Text())
-        parts.append(Text(_LEGEND, style="dim") if self.spans else Text(_empty(self)))
+        parts.append(Text(LEGEND, style="dim") if self.spans else Text(self.nothing_yet()))
         return Group(*parts)
 
 
@@ -220,22 +217,8 @@ def _title(report: Report, table: SpanTable) -> str:
     return f"{report.task}, {span.name} (windows {span.first} to {span.last}, {table.windows} present), {users}"
 
 
-def _empty(report: Report) -> str:
-    return f"No predictions of task '{report.task}' in the reported windows yet."
-
-
-def _number(value: float | None) -> str:
-    return "—" if value is None or value != value else f"{value:.4f}"
-
-
-def _percent(value: float) -> str:
-    """Signed, and six characters wide at most below 100 000 %: an arm that diverged must not widen the table."""
-    digits = 2 if abs(value) < 99.995 else 1 if abs(value) < 999.95 else 0
-    return f"{value:+.{digits}f}"
-
-
 def _ne(arm: str) -> Cell:
-    return lambda row: _number(row.ne.get(arm))
+    return lambda row: number(row.ne.get(arm))
 
 
 def _gain(arm: str, against: str) -> Cell:
@@ -245,18 +228,9 @@ def _gain(arm: str, against: str) -> Cell:
         one = row.gains.get((arm, against))
         if one is None:
             return "—"
-        mark = " "
-        if one.excludes_zero:
-            within_floor = one.verdict == "none"
-            mark = ("△" if within_floor else "▲") if one.gain_pct > 0 else ("▽" if within_floor else "▼")
-        interval = f"[{_percent(one.lo)}, {_percent(one.hi)}]"
-        return f"{_percent(one.gain_pct):>6} {mark} {interval:>16}"
+        return f"{percent(one.gain_pct):>6} {mark(one)} {interval(one):>16}"
 
     return cell
-
-
-def _floor(row: Row) -> str:
-    return "n/a" if row.noise_floor_pct is None else _percent(row.noise_floor_pct).removeprefix("+")
 
 
 _LEVELS: Columns = {
@@ -264,11 +238,12 @@ _LEVELS: Columns = {
     "NE matched": _ne(CONTROL_MATCHED),
     "NE treated": _ne(TREATED),
     "NE FM head": _ne(FM_HEAD),
-    "AUC treated": lambda row: _number(row.auc.get(TREATED)),
+    "AUC treated": lambda row: number(row.auc.get(TREATED)),
 }
 _MAIN: Columns = {"treated over control": _gain(TREATED, CONTROL)}
 _GAINS: Columns = _MAIN | {"treated over matched": _gain(TREATED, CONTROL_MATCHED)}
-_FLOOR: Columns = {"noise\nfloor": _floor}
+_OF_HALVES = "Gain of either half of the treatment alone, %"
+_FLOOR: Columns = {"noise\nfloor": lambda row: floor(row.noise_floor_pct)}
 _HALVES: Columns = {
     "logit residual over control": _gain(LOGIT_RESIDUAL, CONTROL),
     "TAE over control": _gain(TAE, CONTROL),

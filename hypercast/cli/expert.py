@@ -1,23 +1,113 @@
-"""``hypercast expert``: experts and their pins."""
+"""``hypercast expert``: spin up an expert of a surface, train it, promote it; experts and their pins."""
 
-from typing import Annotated
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hypercast.cli.output import DEMO, Json, RunFolder, emit, emit_rows
+from hypercast.cli.output import DEMO, Json, RunFolder, emit, emit_rows, progress
+from streaming import config as configuration
 
-expert = typer.Typer(no_args_is_help=True, help="Experts and the snapshots they are pinned to.")
+if TYPE_CHECKING:
+    from hypercast.runtime.config import PlatformConfig
+
+expert = typer.Typer(no_args_is_help=True, help="Experts: create, train, promote, pin.")
+
+
+@expert.command("create")
+def expert_create(
+    name: str,
+    surface: Annotated[str, typer.Option(help="Surface whose requests it ranks.")],
+    task: Annotated[str | None, typer.Option(help="Task that it is judged by; without, the data set's first.")] = None,
+    like: Annotated[str | None, typer.Option(help="Expert whose file to start from.")] = None,
+    mode: Annotated[str | None, typer.Option(help="What it takes from the foundation model.")] = None,
+    run: RunFolder = DEMO,
+    json: Json = False,
+) -> None:
+    """Write the file of a new expert of a surface, to be edited or trained as it is."""
+    from hypercast.registry import Registry
+    from hypercast.runtime import expert_file, spinup
+    from streaming.dataset import Dataset
+    from streaming.inputs import Inputs
+
+    platform = _platform(run)
+    inputs = Inputs.of(Dataset.open(platform.dataset.path).config)
+    path = expert_file.create(
+        run, name, platform=platform, inputs=inputs, surface=surface, task=task, like=like, mode=mode
+    )
+    pin = spinup.pin(Registry(run / "registry"), name, lineage=platform.foundation.publisher.lineage)
+    emit({"expert": name, "file": str(path), "pinned to": pin.target}, json)
+
+
+@expert.command("train")
+def expert_train(
+    name: str,
+    backfill: Annotated[int, typer.Option(help="How many of the data set's last windows to replay.", min=1)] = 12,
+    run: RunFolder = DEMO,
+    json: Json = False,
+) -> None:
+    """Replay the last windows from the TAE log, the control beside the expert, and say what it gains."""
+    from hypercast.runtime import promotion, spinup
+
+    job = spinup.SpinUp(platform=_platform(run), name=name)
+    with progress(json) as advance:
+        version = job.train(backfill=backfill, progress=advance)
+    training, outcome, measured = version.training, version.outcome or {}, spinup.measure(version)
+    windows = f"windows {training.first} to {training.last}"
+    facts = {"expert": version.label, "surface": training.expert.surface, "mode": training.expert.mode}
+    if json:
+        emit({**facts, "first_window": training.first, "last_window": training.last, **outcome}, json)
+        return
+    told = promotion.explain(measured, f"over control in {windows}") if measured else f"no gain defined in {windows}"
+    emit({**facts, "coverage": f"{100 * outcome['coverage']:.1f} %", "gain": told}, json)
+
+
+@expert.command("promote")
+def expert_promote(name: str, run: RunFolder = DEMO, json: Json = False) -> None:
+    """Let the last training of an expert serve its surface, if it is better than what does; exits with 1 if not."""
+    from hypercast.runtime import promotion
+
+    decision = promotion.promote(run, name)
+    values: dict[str, Any] = dataclasses.asdict(decision)
+    if not json:
+        values.pop("gain")
+    emit(values, json)
+    if not decision.promoted:
+        raise typer.Exit(1)
+
+
+@expert.command("demote")
+def expert_demote(surface: str, run: RunFolder = DEMO, json: Json = False) -> None:
+    """Return a surface to the expert that served it before the last promotion."""
+    from hypercast.runtime import promotion
+
+    emit({"surface": surface, "served by": promotion.rollback(run, surface)}, json)
 
 
 @expert.command("list")
 def expert_list(run: RunFolder = DEMO, json: Json = False) -> None:
-    """Experts and what they are pinned to."""
+    """Experts and what they are pinned to; of those that were spun up, their last training and what they serve."""
     from hypercast import pins
     from hypercast.registry import Registry
+    from hypercast.runtime import expert_file
 
     registry = Registry(run / "registry")
-    names = pins.experts(registry.root)
-    emit_rows([{"expert": name, "pinned to": registry.pinned(name).target} for name in names], json)
+    rows: dict[str, dict[str, Any]] = {
+        name: {"expert": name, "pinned to": registry.pinned(name).target} for name in pins.experts(registry.root)
+    }
+    spun_up = expert_file.names(run)
+    if spun_up:
+        rows = {
+            name: {"expert": name, "pinned to": rows.get(name, {}).get("pinned to")} | _spun_up(run, name)
+            for name in sorted({*rows, *spun_up})
+        }
+    if not json:  # narrow enough for a terminal
+        for row in rows.values():
+            value, lo, hi = (row.pop(key, None) for key in ("gain_pct", "lo", "hi"))
+            if "serves" in row:
+                row["gain, %"] = "—" if value is None else f"{value:+.1f} [{lo:+.1f}, {hi:+.1f}]"
+    emit_rows([*rows.values()], json)
 
 
 @expert.command("pin")
@@ -41,3 +131,37 @@ def expert_rollback(name: str, run: RunFolder = DEMO, json: Json = False) -> Non
     from hypercast.registry import Registry
 
     emit({"expert": name, "pinned to": Registry(run / "registry").rollback(name).target}, json)
+
+
+def _platform(run: Path) -> "PlatformConfig":
+    """The configuration that a run folder keeps, of the folder as it is named now."""
+    from hypercast.runtime.config import PlatformConfig
+
+    return configuration.load(run / "platform.yaml", PlatformConfig).model_copy(update={"run": run})
+
+
+def _spun_up(run: Path, name: str) -> dict[str, Any]:
+    """What is known of an expert that has a file; nothing of the platform's own."""
+    from hypercast.runtime import expert_file, promotion, spinup
+
+    if name not in expert_file.names(run):
+        return dict.fromkeys(("surface", "mode", "trained", "gain_pct", "lo", "hi", "serves"))
+    file = expert_file.read(run, name)
+    complete = [(version, version.outcome) for version in spinup.versions(run, name) if version.outcome is not None]
+    version, outcome = complete[-1] if complete else (None, None)
+    measured = (outcome or {}).get("gain") or {}
+    named = promotion.serving(run, file.surface)
+    return {
+        "surface": file.surface,
+        "mode": file.mode,
+        "trained": version.label if version else None,
+        **{key: round(measured[key], 3) if key in measured else None for key in ("gain_pct", "lo", "hi")},
+        "serves": named if named and _expert_of(named) == name else None,
+    }
+
+
+def _expert_of(label: str) -> str:
+    """``mailer_new`` of ``mailer_new@0001``."""
+    from hypercast.pins import parse_snapshot_name
+
+    return parse_snapshot_name(label)[0]

@@ -1,9 +1,11 @@
 """``hypercast transfer``: gains, and MLflow."""
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from hypercast.cli.output import DEMO, Json, RunFolder, emit_report
 from streaming import config as configuration
@@ -15,6 +17,7 @@ transfer = typer.Typer(no_args_is_help=True, help="What the foundation model is 
 def transfer_report(
     run: RunFolder = DEMO,
     untouched: Annotated[bool, typer.Option(help="Of the fifth of the users that development never saw.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Also write a page with figures, to be opened anywhere.")] = None,
     json: Json = False,
 ) -> None:
     """Gains by surface, with intervals, of what a run has predicted so far."""
@@ -23,7 +26,14 @@ def transfer_report(
 
     config = configuration.load(run / "platform.yaml", PlatformConfig)
     platform = Platform(config.model_copy(update={"run": run}))
-    emit_report(platform.report(untouched=untouched), json)
+    report = platform.report(untouched=untouched)
+    if html is not None:
+        from transfer import page
+
+        page.write(page.build(run, report, title=config.name, surfaces=platform.dataset.config.surfaces), html)
+    emit_report(report, json)
+    if html is not None and not json:
+        Console().print(f"The page: {html}", soft_wrap=True)
 
 
 @transfer.command("ui")

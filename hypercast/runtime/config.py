@@ -6,6 +6,7 @@ from typing import Literal
 import pydantic
 
 from experts.steps import SurfaceLearner
+from foundation.publish import REPRESENTATIONS, Publisher
 from foundation.steps import FoundationLearner
 from hypercast.store.online import OnlineStore
 from hypercast.store.tae_log import TaeLog
@@ -52,6 +53,23 @@ class PlatformConfig(Config):
     log: TaeLog.Config = TaeLog.Config()
     online: OnlineStore.Config | None = None
     monitor: Monitor.Config = Monitor.Config()
+
+    @pydantic.model_validator(mode="after")
+    def _delayed_snapshots_are_kept(self) -> "PlatformConfig":
+        delay, keep = self.expert.teacher_delay_windows, self.foundation.publisher.keep
+        if delay and keep < delay + 2:
+            raise ValueError(
+                f"expert.teacher_delay_windows: {delay} needs snapshots that foundation.publisher.keep: {keep} has "
+                f"removed by then. Give keep: {delay + 2} or more"
+            )
+        return self
+
+    def publisher(self) -> Publisher.Config:
+        """What is published: what the file asks for, and what its experts' arms read beside it."""
+        wanted = {*self.foundation.publisher.representations, *self.expert.representations()}
+        return self.foundation.publisher.model_copy(
+            update={"representations": [name for name in REPRESENTATIONS if name in wanted]}
+        )
 
     def report_spans(self) -> list[Span]:
         """The spans as the report takes them."""

@@ -27,13 +27,14 @@ class FoundationJob:
         keep_freed_memory()
         self.workspace = Workspace(Dataset.open(config.dataset.path))
         self.publisher = Publisher(
-            config=config.foundation.publisher,
+            config=config.publisher(),
             model=config.foundation.model,
             workspace=self.workspace,
             registry=Registry(run / "registry"),
             log=config.log.build(run / "tae_log"),
             probe=run / "probe",
         )
+        self.delay = config.expert.teacher_delay_windows
         self.learner = FoundationLearner(
             config=config.foundation, workspace=self.workspace, publisher=self.publisher, seed=config.seeds[0]
         )
@@ -50,12 +51,17 @@ class FoundationJob:
         """Write the window's TAEs, by weights that have seen nothing of it; nothing if the window is done.
 
         A window that was done before a restart is in the log, and the snapshot that wrote it may have been pruned. The
-        online store catches up in any case, if the platform has one.
+        online store catches up in any case, if the platform has one. A delayed teacher publishes beside the newest.
         """
-        current = self.workspace.dataset.window(window)
+        dataset = self.workspace.dataset
+        current = dataset.window(window)
         if window not in self.trainer.metrics:
             self.learner.prepare(current)
             self.publisher.publish(current)
+            if self.delay:
+                before = dataset.window(max(window - self.delay, dataset.windows[0].index))
+                lineage = self.publisher.config.lineage
+                self.publisher.publish(current, self.publisher.registry.latest(lineage, as_of=before.start))
             for snapshot in self.publisher.pinned_for(current):
                 self.publisher.publish(current, snapshot)
         if self.feed is not None:
@@ -121,6 +127,7 @@ class ExpertJob:
             log=log,
             pin=_pin(registry, surface, lineage=config.foundation.publisher.lineage),
             embedding=config.foundation.model.representation,
+            encoding=config.foundation.model.width,
             seeds=config.seeds,
             run=run,
         )

@@ -15,7 +15,7 @@ from streaming import config as configuration
 from streaming import files
 from streaming.dataset import Dataset, Window
 from streaming.errors import ConfigError
-from transfer import curve, figures, gain, predictions, report, sums
+from transfer import curve, figures, gain, page, predictions, report, sums
 from transfer.evaluate import evaluate
 from transfer.monitor import FOUNDATION, PLATFORM, Monitor, expert_key
 from transfer.report import Report
@@ -136,7 +136,10 @@ class Platform:
         result = self.report()
         monitor.log_report(result)
         files.write_text(self.run_folder / "report.md", result.to_markdown())
-        by_window = curve.curves(self.run_folder, task=self.task, surfaces=self.dataset.config.surfaces)
+        surfaces = self.dataset.config.surfaces
+        by_window = curve.curves(self.run_folder, task=self.task, surfaces=surfaces)
+        made = page.build(self.run_folder, result, title=self.config.name, surfaces=surfaces, curves=by_window)
+        monitor.log_artifact(page.write(made, self.run_folder / "report.html"), folder="report")
         monitor.log_figure(figures.gain_over_windows(by_window), name="gain_over_windows")
         monitor.log_figure(figures.entropy_over_windows(by_window), name="entropy_over_windows")
         lineage = self.config.foundation.publisher.lineage

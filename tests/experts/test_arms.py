@@ -1,5 +1,8 @@
 """The arms differ by what the foundation model gives them, and by nothing else."""
 
+from typing import get_args
+
+import pydantic
 import pytest
 import torch
 from torch import nn
@@ -9,17 +12,21 @@ from experts.arms import (
     CONTROL,
     CONTROL_MATCHED,
     LOGIT_RESIDUAL,
+    MODES,
     TAE,
     TREATED,
-    arm_configs,
+    ArmName,
+    ArmsConfig,
     dense_parameters,
     widened,
 )
-from experts.backbone.mlp import MLP
-from experts.fusion import GatedFusion
+from experts.backbone.plain import Plain
+from experts.fusion import Fusion
 from experts.model import ExpertModel
 from foundation.hstu.vocabulary import BatchVocabulary
 from streaming.workspace import Workspace
+from transfer.distill import AuxiliaryHead, KnowledgeDistillation, StudentAdapter
+from transfer.gain import PAIRS
 
 DEFAULT_EMBEDDING = 64
 
@@ -27,9 +34,8 @@ DEFAULT_EMBEDDING = 64
 def configs(
     workspace: Workspace, base: ExpertModel.Config, embedding: int = DEFAULT_EMBEDDING
 ) -> dict[str, ExpertModel.Config]:
-    return arm_configs(
-        base, fusion=GatedFusion.Config(), cross_history=64, inputs=workspace.inputs, embedding=embedding
-    )
+    arms = ArmsConfig(model=base, cross_history=64)
+    return arms.models(inputs=workspace.inputs, widths={"penultimate": embedding})
 
 
 def built(
@@ -66,8 +72,8 @@ def test_what_each_arm_has(workspace: Workspace) -> None:
     [
         ExpertModel.Config(),
         ExpertModel.Config(width=8),
-        ExpertModel.Config(backbone=MLP.Config(hidden=[128, 64, 32])),
-        ExpertModel.Config(backbone=MLP.Config(hidden=[48])),
+        ExpertModel.Config(backbone=Plain.Config(hidden=[128, 64, 32])),
+        ExpertModel.Config(backbone=Plain.Config(hidden=[48])),
     ],
     ids=["default", "narrow", "deep", "shallow"],
 )
@@ -87,7 +93,7 @@ def test_widening_is_the_least_that_is_enough(workspace: Workspace) -> None:
         assert dense_parameters(config, workspace.inputs, 64) >= wanted
         assert rest == base.backbone.hidden[1:]
         if first > base.backbone.hidden[0]:
-            less = config.model_copy(update={"backbone": MLP.Config(hidden=[first - 1, *rest])})
+            less = config.model_copy(update={"backbone": Plain.Config(hidden=[first - 1, *rest])})
             assert dense_parameters(less, workspace.inputs, 64) < wanted
         else:
             assert config == base
@@ -122,3 +128,74 @@ def test_an_arm_with_nothing_from_the_teacher_predicts_as_control(workspace: Wor
     assert set(residual) - set(control) == {"teacher_factor"}
     assert residual["teacher_factor"].equal(torch.ones(2))
     assert all(residual[name].equal(value) for name, value in control.items())
+
+
+def test_every_name_is_a_mode_and_every_mode_a_name() -> None:
+    assert {*MODES, CONTROL_MATCHED} == set(get_args(ArmName))
+    assert set(get_args(ArmName)) - {CONTROL, CONTROL_MATCHED} == {arm for arm, _ in PAIRS}
+
+
+def test_each_mode_is_one_name(workspace: Workspace) -> None:
+    widths = {"penultimate": 64, "sequence": 32, "user": 32, "past": 64}
+    base = ExpertModel.Config(width=8)
+    arms = ArmsConfig(arms=list(MODES), model=base).models(inputs=workspace.inputs, widths=widths)
+    assert list(arms) == list(MODES)
+    kinds = {name: arm.fusion and (arm.fusion.kind, arm.representation) for name, arm in arms.items()}
+    assert kinds == dict.fromkeys(MODES) | {
+        "user_embedding": ("gate", "user"),
+        "tae": ("gate", "penultimate"),
+        "tae_sequence": ("gate", "sequence"),
+        "tae_concat": ("concat", "penultimate"),
+        "tae_cross_attention": ("cross_attention", "penultimate"),
+        "treated": ("gate", "penultimate"),
+        "tae_aux_head_adapter": ("gate", "penultimate"),
+        "tae_history": ("gate", "past"),
+    }
+    learns = {name: arm.distillation for name, arm in arms.items() if arm.distillation is not None}
+    with_adapter = AuxiliaryHead.Config(adapter=StudentAdapter.Config())
+    assert learns == {
+        "kd": KnowledgeDistillation.Config(),
+        "aux_head": AuxiliaryHead.Config(),
+        "aux_head_adapter": with_adapter,
+        "tae_aux_head_adapter": with_adapter,
+    }
+    assert {name for name, arm in arms.items() if arm.logit_residual} == {LOGIT_RESIDUAL, TREATED}
+    shared = {"fusion": None, "representation": "penultimate", "logit_residual": False, "distillation": None}
+    assert all(arm.model_copy(update=shared) == base for arm in arms.values())
+
+
+def test_settings_are_shared_by_the_arms_that_have_them(workspace: Workspace) -> None:
+    settings = ArmsConfig(
+        arms=["tae", "tae_concat", "tae_history", "kd", "aux_head_adapter"],
+        representation="sequence",
+        fusion=Fusion.Config(width=7),
+        kd=KnowledgeDistillation.Config(share=0.1),
+        aux_head=AuxiliaryHead.Config(label_scale=2.0),
+        adapter=StudentAdapter.Config(hidden=3),
+    )
+    arms = settings.models(inputs=workspace.inputs, widths={"sequence": 8, "past": 6, "penultimate": 6})
+    read = [(arm.representation, arm.fusion.width) for arm in arms.values() if arm.fusion is not None]
+    assert read == [("sequence", 7), ("sequence", 7), ("past", 7)]
+    assert arms["kd"].distillation == KnowledgeDistillation.Config(share=0.1)
+    expected = AuxiliaryHead.Config(label_scale=2.0, adapter=StudentAdapter.Config(hidden=3))
+    assert arms["aux_head_adapter"].distillation == expected
+    assert settings.representations() == ["past", "sequence"]
+    assert ArmsConfig(arms=["control", "kd"]).representations() == ["penultimate"]
+
+
+def test_the_matched_control_is_as_large_as_the_largest_arm(workspace: Workspace) -> None:
+    widths = {"penultimate": 64}
+    names: list[ArmName] = ["control_matched", "tae_cross_attention", "aux_head"]
+    arms = ArmsConfig(arms=names, model=ExpertModel.Config(width=8)).models(inputs=workspace.inputs, widths=widths)
+    assert list(arms) == names
+    sizes = {name: dense_parameters(arm, workspace.inputs, 64) for name, arm in arms.items()}
+    assert sizes["aux_head"] < sizes["tae_cross_attention"] <= sizes["control_matched"]
+    plain = ArmsConfig(arms=["control"], model=ExpertModel.Config(width=8))
+    (control,) = plain.models(inputs=workspace.inputs, widths=widths).values()
+    assert sizes["aux_head"] == dense_parameters(control, workspace.inputs, 64)  # its head does not serve
+
+
+@pytest.mark.parametrize("arms", [[], ["tae", "tae"], ["finesse"]])
+def test_arms_that_cannot_run_are_refused(arms: list[str]) -> None:
+    with pytest.raises(pydantic.ValidationError, match=r"at least 1 item|an arm runs once|Input should be 'control'"):
+        ArmsConfig(arms=arms)  # type: ignore[arg-type]

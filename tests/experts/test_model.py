@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from experts.arms import ARMS, arm_configs
-from experts.fusion import GatedFusion, TeacherFeatures
+from experts.arms import CONTROL_MATCHED, MODES, ArmsConfig
+from experts.fusion import Fusion, TeacherFeatures, Vectors
 from experts.model import ExpertModel
 from foundation.hstu.loss import masked_log_loss
 from foundation.hstu.optimiser import ModelOptimiser
@@ -18,6 +18,7 @@ from streaming.requests import Requests, Supervision
 from streaming.workspace import Workspace
 
 CROSS = 9
+REPRESENTATIONS = {"penultimate": 1.0, "sequence": -2.0, "user": 0.5, "past": -1.0}
 LABELLED = {"since": 0, "before": 2**62}
 
 
@@ -29,7 +30,7 @@ class Arm:
     vocabulary: BatchVocabulary
 
     def __call__(self, batch: RequestBatch, given: TeacherFeatures) -> Tensor:
-        return self.model(batch, self.vocabulary(batch), given)
+        return self.model(batch, self.vocabulary(batch), given).logit_CT
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +59,14 @@ def teacher(batch: RequestBatch, embedding: int) -> TeacherFeatures:
     vector = torch.sin(7 * seen @ torch.randn(seen.shape[1], embedding, generator=stream))
     logit = torch.sin(5 * seen @ torch.randn(seen.shape[1], 2, generator=stream))
     present = (vector[:, 0] > -0.5).float()
-    return TeacherFeatures(vector_CR=vector * present[:, None], logit_CT=logit * present[:, None], present_C=present)
+    vectors = {
+        name: Vectors(vector_CR=factor * vector.roll(place, 1) * present[:, None], present_C=present)
+        for place, (name, factor) in enumerate(REPRESENTATIONS.items())
+    }
+    return TeacherFeatures(vectors=vectors, logit_CT=logit * present[:, None], present_C=present)
 
 
-@pytest.fixture(scope="module", params=ARMS)
+@pytest.fixture(scope="module", params=[CONTROL_MATCHED, *MODES])
 def arm(
     request: pytest.FixtureRequest,
     workspace: Workspace,
@@ -71,10 +76,9 @@ def arm(
     reader: BatchReader,
 ) -> Arm:
     """Each arm, after some steps that make every embedding and bias count."""
-    configs = arm_configs(
-        small, fusion=GatedFusion.Config(width=4), cross_history=CROSS, inputs=workspace.inputs, embedding=embedding
-    )
-    made = arm_of(configs[request.param], workspace, sizes, embedding=embedding, seed=0)
+    arms = ArmsConfig(arms=[request.param], model=small, fusion=Fusion.Config(width=4), cross_history=CROSS)
+    (config,) = arms.models(inputs=workspace.inputs, widths=dict.fromkeys(REPRESENTATIONS, embedding)).values()
+    made = arm_of(config, workspace, sizes, embedding=embedding, seed=0)
     optimiser = ModelOptimiser.Config(learning_rate=0.05, table_learning_rate=0.5).build(made.model)
     for batch in reader.batches(workspace.requests(2).on_surface(1), size=20, **LABELLED):
         logit = made(batch, teacher(batch, embedding))
@@ -118,7 +122,7 @@ def test_in_any_order_with_supervision_scrambled(
     torch.testing.assert_close(score(arm, other, embedding), expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("changed", ["dense", "surface", "all", "vector", "logit"])
+@pytest.mark.parametrize("changed", ["dense", "surface", "all", *REPRESENTATIONS, "logit"])
 def test_each_arm_reads_what_it_is_meant_to(
     arm: Arm, reader: BatchReader, requests: Requests, embedding: int, changed: str
 ) -> None:
@@ -130,19 +134,21 @@ def test_each_arm_reads_what_it_is_meant_to(
     elif changed in batch.history:
         one = batch.history[changed]
         after = replace(batch, history={**batch.history, changed: replace(one, item_L=one.item_L.roll(1))})
-    elif changed == "vector":
-        said = replace(given, vector_CR=given.vector_CR.roll(1, 0))
+    elif changed in given.vectors:
+        one = given.vectors[changed]
+        said = replace(given, vectors={**given.vectors, changed: replace(one, vector_CR=one.vector_CR.roll(1, 0))})
     else:
         said = replace(given, logit_CT=given.logit_CT.roll(1, 0))
     reads = {
         "dense": True,
         "surface": True,
         "all": arm.model.config.cross_history > 0,
-        "vector": arm.model.config.fusion is not None,
         "logit": arm.model.config.logit_residual,
     }
+    if arm.model.config.fusion is not None:
+        reads[arm.model.config.representation] = True
     with torch.no_grad():
-        assert arm(after, said).equal(arm(batch, given)) != reads[changed]
+        assert arm(after, said).equal(arm(batch, given)) != reads.get(changed, False)
 
 
 def test_the_teacher_residual_starts_as_the_teacher(
@@ -169,7 +175,7 @@ def test_the_same_seed_gives_the_same_bits(
     requests: Requests,
     embedding: int,
 ) -> None:
-    config = small.model_copy(update={"fusion": GatedFusion.Config(dropout=0.3), "logit_residual": True})
+    config = small.model_copy(update={"fusion": Fusion.Config(dropout=0.3), "logit_residual": True})
     batch = reader.batch(requests)
 
     def run(seed: int) -> Tensor:

@@ -1,6 +1,6 @@
 """All arms of one surface: predict first, then train on the same batches, and go on after a kill with the same bits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from experts.arms import ARMS
-from experts.fusion import GatedFusion
+from experts.arms import ARMS, ArmName
+from experts.fusion import Fusion
 from experts.model import ExpertModel
 from experts.steps import FM_HEAD, SurfaceLearner
 from foundation.hstu.vocabulary import BatchVocabulary
@@ -21,6 +21,7 @@ from hypercast.store.tae_log import TaeLog
 from hypercast.training import checkpoint
 from hypercast.training.loop import ContinualTrainer
 from streaming.dataset import Window
+from streaming.errors import ConfigError
 from streaming.requests import Requests, Supervision
 from streaming.workspace import Workspace
 from transfer import predictions
@@ -38,13 +39,16 @@ def learner(
     log: TaeLog,
     embedding: int,
 ) -> MakeLearner:
-    def make(run: str = "run", *, on: Workspace = workspace, log: TaeLog = log) -> SurfaceLearner:
+    def make(
+        run: str = "run", *, on: Workspace = workspace, log: TaeLog = log, arms: Sequence[ArmName] = ARMS
+    ) -> SurfaceLearner:
         return SurfaceLearner(
             config=SurfaceLearner.Config(
+                arms=list(arms),
                 batch_size=16,
                 model=small,
                 vocabulary=sizes,
-                fusion=GatedFusion.Config(width=4, dropout=0.2),
+                fusion=Fusion.Config(width=4, dropout=0.2),
                 cross_history=9,
             ),
             surface=SURFACE,
@@ -271,7 +275,8 @@ def test_each_candidate_gets_its_own_row_of_the_log(learner: MakeLearner, window
 def test_no_gradient_reaches_what_the_teacher_logged(learner: MakeLearner, windows: list[Window]) -> None:
     made = learner()
     for batch in made.batches(windows[0]):
-        given = list(vars(batch.teacher).values())
+        given = [batch.teacher.logit_CT, batch.teacher.present_C]
+        given += [tensor for each in batch.teacher.vectors.values() for tensor in (each.vector_CR, each.present_C)]
         before = [tensor.clone() for tensor in given]
         made.step(batch)
         assert all(not tensor.requires_grad and tensor.grad is None for tensor in given)
@@ -286,4 +291,36 @@ def test_without_a_log_every_key_is_a_miss(learner: MakeLearner, windows: list[W
     assert table["p_purchase.control.seed0"].equals(table["p_purchase.logit_residual.seed0"])
     train(made, windows[0])
     for batch in made.batches(windows[0]):
-        assert not batch.teacher.present_C.any() and not batch.teacher.vector_CR.any()
+        assert not batch.teacher.present_C.any() and not batch.teacher.vectors["penultimate"].vector_CR.any()
+
+
+def test_arms_do_not_disturb_each_other(learner: MakeLearner, windows: list[Window]) -> None:
+    """Whatever runs beside them, arms with the same seed say the same, bit by bit."""
+    alone = {arm: learner(arm, arms=[arm]) for arm in ("control", "kd", "tae_aux_head_adapter", "tae_history")}
+    beside = learner("beside", arms=["control", "aux_head", "kd", "tae_history", "tae_aux_head_adapter"])
+    for made in (*alone.values(), beside):
+        run = trainer(made)
+        for window in windows:
+            run.run_window(window)
+    together = predicted(beside, windows[2])
+    for arm, made in alone.items():
+        name = f"p_purchase.{arm}.seed1"
+        assert predicted(made, windows[2])[name].equals(together[name])
+
+
+def test_arms_with_adapter_and_history_continue_bit_identically(learner: MakeLearner, windows: list[Window]) -> None:
+    arms = ["tae_aux_head_adapter", "tae_history"]
+    straight, killed = learner("straight", arms=arms), learner("killed", arms=arms)
+    for window in windows:
+        trainer(straight).run_window(window)
+    for window in windows[:2]:
+        trainer(killed).run_window(window)
+    resumed = learner("killed", arms=arms)
+    trainer(resumed).run_window(windows[2])
+    assert_same(packed(resumed), packed(straight))
+    assert predicted(resumed, windows[2]).equals(predicted(straight, windows[2]))
+
+
+def test_an_arm_whose_embedding_has_no_width_is_refused(learner: MakeLearner) -> None:
+    with pytest.raises(ConfigError, match=r"read \['user'\], whose width is not known.*encoding="):
+        learner(arms=["user_embedding"])

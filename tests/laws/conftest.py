@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -34,7 +34,7 @@ TRAINED = 3
 """Windows that the platform has finished before a window is scored."""
 FAST = {"learning_rate": 1e-2, "table_learning_rate": 0.1}
 """So that what is learned in a few dozen steps decides the scores."""
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "name": "laws",
     "spans": {},
     "foundation": {
@@ -64,14 +64,18 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Played:
-    """A run folder and what lies in it."""
+    """A run folder and what lies in it; ``arms`` of its experts."""
 
     run: Path
     dataset: Path
+    arms: tuple[str, ...] = ARMS
 
     @property
     def config(self) -> PlatformConfig:
-        return PlatformConfig.model_validate({**SETTINGS, "dataset": {"path": self.dataset}, "run": self.run})
+        expert = {**SETTINGS["expert"], "arms": list(self.arms)}
+        return PlatformConfig.model_validate(
+            {**SETTINGS, "expert": expert, "dataset": {"path": self.dataset}, "run": self.run}
+        )
 
     @property
     def registry(self) -> Registry:
@@ -90,12 +94,12 @@ class Played:
 
     def elsewhere(self, run: Path, dataset: Path) -> "Played":
         """An empty run folder for the same platform, on another data set."""
-        return Played(run, dataset)
+        return replace(self, run=run, dataset=dataset)
 
     def copied(self, run: Path, dataset: Path) -> "Played":
         """What was trained, in a folder of its own, to go on with on another data set."""
         shutil.copytree(self.run, run)
-        return Played(run, dataset)
+        return replace(self, run=run, dataset=dataset)
 
     def foundation(self) -> FoundationJob:
         return FoundationJob(self.config, self.run)
@@ -159,6 +163,12 @@ def full(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Played:
 def trained(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Played:
     """The platform run over the first three windows. Copy its folder before using it."""
     return Played(tmp_path_factory.mktemp("trained"), dataset.path).go(windows=TRAINED)
+
+
+@pytest.fixture(scope="session")
+def fresh(dataset: Dataset) -> Callable[[Path, tuple[str, ...]], Played]:
+    """A platform in an empty run folder, with those arms."""
+    return lambda run, arms: Played(run, dataset.path, arms)
 
 
 @pytest.fixture

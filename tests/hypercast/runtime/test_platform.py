@@ -154,8 +154,10 @@ def test_tables_figures_and_configuration_are_artifacts(tiny_run: Path) -> None:
         "config/platform.yaml",
         "figures/entropy_over_windows.png",
         "figures/gain_over_windows.png",
+        "report/report.html",
         *(f"tables/report.{kind}" for kind in ("json", "md")),
     }
+    assert (root / "report" / "report.html").read_bytes() == (tiny_run / "report.html").read_bytes()
     report = Platform(load(tiny_run / "platform.yaml")).report()
     assert json.loads((root / "tables" / "report.json").read_text()) == json.loads(json.dumps(report.to_dict()))
     assert load(root / "config" / "platform.yaml") == load(tiny_run / "platform.yaml")

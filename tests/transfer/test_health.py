@@ -1,0 +1,25 @@
+from pathlib import Path
+
+import pytest
+
+from hypercast.errors import CheckpointError
+from hypercast.training import checkpoint
+from transfer import health
+
+
+def test_series_by_metric_and_window(tmp_path: Path) -> None:
+    noted = {"1": {"coverage/fresh": 1.0, "train_loss": 0.4}, "2": {"coverage/fresh": 0.5, "coverage/miss": 0.5}}
+    place = tmp_path / "checkpoints" / "experts" / "home"
+    checkpoint.save(place, tensors={}, state={"metrics": noted}, step=2)
+    found = health.read(tmp_path, surfaces=["home", "mailer"])
+    assert found.coverage == {"home": {"fresh": {1: 1.0, 2: 0.5}, "miss": {2: 0.5}}}
+    assert found.drift == {}
+
+
+def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
+    place = tmp_path / "checkpoints" / "foundation"
+    path = checkpoint.save(place, tensors={}, state={"metrics": {}}, step=1)
+    assert health.read(tmp_path, surfaces=[]).drift == {}
+    (path / "state.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"step-00000001: what was noted of the windows cannot be read"):
+        health.read(tmp_path, surfaces=[])
