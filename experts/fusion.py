@@ -4,7 +4,8 @@ Shape legend: C candidates, R width of the foundation embedding, E width of the 
 K tokens that an embedding is read as, T tasks.
 """
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -55,7 +56,7 @@ class TeacherFeatures:
         return TeacherFeatures(vectors=vectors, logit_CT=self.logit_CT[rows], present_C=self.present_C[rows])
 
 
-class Fusion(nn.Module):
+class Fusion(nn.Module, ABC):
     """LayerNorm and dropout on the embedding, then what the kind makes of it; zeros where the embedding is absent.
 
     Normalisation and dropout are those of arXiv 2508.02929; it does not say how the rest is done.
@@ -71,7 +72,11 @@ class Fusion(nn.Module):
         dropout: float = pydantic.Field(default=0.1, ge=0.0, lt=1.0)
 
         def build(self, *, embedding: int, own: int, seed: int, name: str) -> "Fusion":
-            kinds = {"gate": GatedFusion, "concat": ConcatFusion, "cross_attention": CrossAttentionFusion}
+            kinds: dict[str, Callable[..., Fusion]] = {
+                "gate": GatedFusion,
+                "concat": ConcatFusion,
+                "cross_attention": CrossAttentionFusion,
+            }
             return kinds[self.kind](config=self, embedding=embedding, own=own, seed=seed, name=name)
 
     def __init__(self, *, config: Config, embedding: int, own: int, seed: int, name: str) -> None:
@@ -84,9 +89,9 @@ class Fusion(nn.Module):
         """Float ``[C, O]``."""
         return self.fuse(self.dropout(self.norm(given.vector_CR)), own_CE) * given.present_C[:, None]
 
+    @abstractmethod
     def fuse(self, vector_CR: Tensor, own_CE: Tensor) -> Tensor:
         """Float ``[C, O]`` from the normalised embedding and the expert's own features."""
-        raise NotImplementedError
 
 
 class ConcatFusion(Fusion):

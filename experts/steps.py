@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pydantic
 import torch
 from torch import Tensor
@@ -35,7 +34,7 @@ from streaming.workspace import Workspace
 from transfer import predictions
 from transfer.distill import Lesson
 from transfer.gain import FM_HEAD
-from transfer.predictions import Column
+from transfer.predictions import Column, prediction_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +138,8 @@ class SurfaceLearner:
                 values = torch.cat(parts)[:, index].numpy() if parts else np.zeros(0, dtype=np.float32)
                 columns[Column(task, arm, seed)] = values
             columns[Column(task, FM_HEAD, 0)] = 1 / (1 + np.exp(-told.features.logit_CT[:, index].numpy()))
-        predictions.write(self.run, surface=self.surface, window=window.index, table=self._table(requests, columns))
+        table = prediction_table(requests, columns, tasks=self.workspace.inputs.tasks)
+        predictions.write(self.run, surface=self.surface, window=window.index, table=table)
         rows = max(len(requests.item), 1)
         coverage = {f"coverage/{status.lower()}": count / rows for status, count in told.counts.items()}
         return coverage | self.vocabulary.collision_rates(self.reader, requests)
@@ -230,23 +230,3 @@ class SurfaceLearner:
                 weight_C=weight_C[rows],
             )
             yield ExpertBatch(requests=batch, slots=self.vocabulary(batch), teacher=teacher, lesson=lesson)
-
-    def _table(self, requests: Requests, columns: Mapping[Column, np.ndarray]) -> pa.Table:
-        owner, supervision = requests.owner, requests.supervision
-        known = supervision.known_time < supervision.NEVER
-        fields: dict[str, pa.Array] = {
-            "request_id": pa.array(requests.request_id[owner]),
-            "user_id": pa.array(requests.user_id[owner]),
-            "candidate_id": pa.array(requests.candidate_id.astype(np.int32)),
-            "time": pa.array(requests.time[owner]).cast(pa.timestamp("us", tz="UTC")),
-            "weight": pa.array(supervision.weight),
-            "stratum": pa.array(supervision.stratum),
-        }
-        for tag, flags in requests.tags.items():
-            fields[f"tag_{tag}"] = pa.array(flags[owner])
-        for index, task in enumerate(self.workspace.inputs.tasks):
-            fields[f"label_{task}"] = pa.array(supervision.label[:, index], mask=~known[:, index])
-        for column, values in columns.items():
-            fields[column.name] = pa.array(values.astype(np.float32))
-        schema = predictions.schema(tasks=self.workspace.inputs.tasks, tags=list(requests.tags), columns=list(columns))
-        return pa.table(fields, schema=schema)

@@ -13,15 +13,17 @@ Columns stand in the same order on every surface.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from streaming import files
 from streaming.errors import DataError
+from streaming.requests import Requests
 
 FIXED = pa.schema(
     [
@@ -107,6 +109,34 @@ def path_of(run: Path, surface: str, window: int) -> Path:
             f"surface '{surface}' cannot name a folder. Use letters, digits, '-' and '_', as in 'home_feed'."
         )
     return run / "predictions" / surface / f"window={window:05d}.parquet"
+
+
+def prediction_table(requests: Requests, columns: Mapping[Column, np.ndarray], *, tasks: list[str]) -> pa.Table:
+    """The table of one surface's requests, as :func:`write` takes it.
+
+    Args:
+        requests: of one surface, with C candidates.
+        columns: probabilities ``[C]`` by arm and seed.
+        tasks: all tasks of the data set, in its order; every one's labels are in the table.
+    """
+    owner, supervision = requests.owner, requests.supervision
+    known = supervision.known_time < supervision.NEVER
+    fields: dict[str, pa.Array] = {
+        "request_id": pa.array(requests.request_id[owner]),
+        "user_id": pa.array(requests.user_id[owner]),
+        "candidate_id": pa.array(requests.candidate_id.astype(np.int32)),
+        "time": pa.array(requests.time[owner]).cast(pa.timestamp("us", tz="UTC")),
+        "weight": pa.array(supervision.weight),
+        "stratum": pa.array(supervision.stratum),
+        **{f"tag_{tag}": pa.array(flags[owner]) for tag, flags in requests.tags.items()},
+        **{
+            f"label_{task}": pa.array(supervision.label[:, index], mask=~known[:, index])
+            for index, task in enumerate(tasks)
+        },
+        **{column.name: pa.array(values.astype(np.float32)) for column, values in columns.items()},
+    }
+    layout = schema(tasks=tasks, tags=list(requests.tags), columns=list(columns))
+    return pa.table(fields, schema=layout)
 
 
 def write(run: Path, *, surface: str, window: int, table: pa.Table) -> Path:

@@ -23,10 +23,9 @@ from hypercast.store.tae_log import TaeLog
 from hypercast.training.loop import ContinualTrainer
 from streaming.dataset import Dataset, Window
 from transfer import predictions
-from transfer.predictions import Column
+from transfer.predictions import Column, prediction_table
 from transfer.reference.join import join_arm
 from transfer.reference.single_surface import FM_SINGLE_SURFACE, SurfaceWorkspace
-from transfer.reference.table import prediction_table
 
 
 class SingleSurfaceJob:

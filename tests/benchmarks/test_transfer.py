@@ -15,9 +15,8 @@ from streaming.workspace import Workspace
 from tests.transfer.conftest import _make_table as make_table
 from transfer import gain, predictions, sums
 from transfer.gain import Span
-from transfer.predictions import Column
+from transfer.predictions import Column, prediction_table
 from transfer.reference.boosting import LIGHTGBM
-from transfer.reference.table import prediction_table
 
 NOISE = {
     "control": 1.0,

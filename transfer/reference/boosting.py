@@ -25,9 +25,8 @@ from streaming.errors import ConfigError
 from streaming.requests import Requests
 from streaming.workspace import Workspace
 from transfer import predictions
-from transfer.predictions import Column
+from transfer.predictions import Column, prediction_table
 from transfer.reference.features import TabularFeatures
-from transfer.reference.table import prediction_table
 
 if TYPE_CHECKING:
     import lightgbm

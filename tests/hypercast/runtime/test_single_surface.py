@@ -16,9 +16,8 @@ from streaming.dataset import Dataset, read_parquet
 from streaming.errors import ConfigError
 from streaming.workspace import Workspace
 from transfer import predictions
-from transfer.predictions import Column
+from transfer.predictions import Column, prediction_table
 from transfer.reference.join import has_arm
-from transfer.reference.table import prediction_table
 
 COLUMN = Column("purchase", "fm_single_surface", 3).name
 LINEAGE = "FM_surface_1"
