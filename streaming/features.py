@@ -2,11 +2,13 @@
 
 A request at time t reads only engagements with time < t, strictly: what is bought in one basket shares one time and
 must not see itself. Values go through fixed transforms, never fitted ones: counts and popularities ``log1p``, recencies
-``exp(-days / 30)`` with 0 for never.
+``exp(-days / 30)`` with 0 for never, and ``exp(-days / 7)`` where anything that the user did counts.
 
 ===================== =====================================================================================
+user_count            the user's past engagements of any kind, decayed by exp(-age / 4 weeks)
+user_surface_count    those that came by the candidate's surface, likewise
 user_X_count          the user's past engagements with the item, or with items of its category, type, department
-user_X_recency        the time since the last of them
+user_recency, ...     the time since the last of them
 X_popularity          everybody's past engagements, decayed by exp(-age / 4 weeks)
 stores_promoting      stores that promote the item in this window, known from the window's start
 ===================== =====================================================================================
@@ -19,6 +21,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 DENSE = (
+    "user_count",
+    "user_recency",
+    "user_surface_count",
+    "user_surface_recency",
     "user_item_count",
     "user_item_recency",
     "user_category_count",
@@ -34,6 +40,7 @@ DENSE = (
 
 DAY = 86_400_000_000  # microseconds
 RECENCY_SCALE = 30 * DAY
+ACTIVITY_SCALE = 7 * DAY
 POPULARITY_SCALE = 28 * DAY
 
 Int = npt.NDArray[np.int64]
@@ -42,10 +49,13 @@ Float = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Engagements:
-    """Engagements as parallel arrays, in any order. ``user`` and ``item`` are codes counted from 0."""
+    """Engagements as parallel arrays, in any order. ``user`` and ``item`` are codes counted from 0, ``surface`` is -1
+    for none.
+    """
 
     user: Int
     item: Int
+    surface: Int
     time: Int
 
 
@@ -62,7 +72,7 @@ class DenseFeatures:
     """All of :data:`DENSE` for any (user, item, time), from one log of engagements.
 
     >>> features = DenseFeatures(engagements=engagements, groups=groups)
-    >>> dense = features.at(user=user, item=item, time=time, stores_promoting=stores)  # float32 [C, 11]
+    >>> dense = features.at(user=user, item=item, surface=surface, time=time, stores_promoting=stores)
     """
 
     def __init__(self, *, engagements: Engagements, groups: ItemGroups) -> None:
@@ -76,18 +86,26 @@ class DenseFeatures:
             "type": _Past(_pair(user, kind[item], _size(kind)), rank, engagements.time),
             "department": _Past(_pair(user, department[item], _size(department)), rank, engagements.time),
         }
+        self._surfaces = _size(engagements.surface)
+        self._activity = {
+            "user": _Past(user, rank, engagements.time, decay=POPULARITY_SCALE),
+            "user_surface": _Past(
+                _pair(user, engagements.surface, self._surfaces), rank, engagements.time, decay=POPULARITY_SCALE
+            ),
+        }
         self._by_all = {
             "item": _Past(item, rank, engagements.time, decay=POPULARITY_SCALE),
             "category": _Past(category[item], rank, engagements.time, decay=POPULARITY_SCALE),
             "type": _Past(kind[item], rank, engagements.time, decay=POPULARITY_SCALE),
         }
 
-    def at(self, *, user: Int, item: Int, time: Int, stores_promoting: Int) -> npt.NDArray[np.float32]:
+    def at(self, *, user: Int, item: Int, surface: Int, time: Int, stores_promoting: Int) -> npt.NDArray[np.float32]:
         """Features just before ``time``.
 
         Args:
             user: Codes [C]; a code that never engaged has no past.
             item: Codes [C].
+            surface: On which each is a candidate [C].
             time: Microseconds UTC [C].
             stores_promoting: Number of stores that promote the item in the window [C].
 
@@ -103,10 +121,17 @@ class DenseFeatures:
             "department": (groups.department[item], _size(groups.department)),
         }
         columns: dict[str, Float] = {"stores_promoting": np.log1p(stores_promoting)}
+        # A surface on which nobody engaged yet has no number of its own: no user has a past there.
+        own = _pair(user, np.where(surface < self._surfaces, surface, -1), self._surfaces)
+        for name, group in (("user", user), ("user_surface", own)):
+            past = self._activity[name]
+            count, last = past.count_and_last(group, rank)
+            columns[f"{name}_count"] = np.log1p(past.decayed(group, rank, time))
+            columns[f"{name}_recency"] = _recency(count, last, time, ACTIVITY_SCALE)
         for name, past in self._by_user.items():
             count, last = past.count_and_last(_pair(user, *of_item[name]), rank)
             columns[f"user_{name}_count"] = np.log1p(count)
-            columns[f"user_{name}_recency"] = np.where(count > 0, np.exp((last - time) / RECENCY_SCALE), 0.0)
+            columns[f"user_{name}_recency"] = _recency(count, last, time, RECENCY_SCALE)
         for name, past in self._by_all.items():
             columns[f"{name}_popularity"] = np.log1p(past.decayed(of_item[name][0], rank, time))
         return np.stack([columns[name].astype(np.float32) for name in DENSE], axis=1)
@@ -181,6 +206,10 @@ def _decayed_sums(time: Int, position: Int, decay: int) -> Float:
         sums[later] += sums[earlier] * np.exp((time[earlier] - time[later]) / decay)
         reach *= 2
     return sums
+
+
+def _recency(count: Int, last: Int, time: Int, scale: int) -> Float:
+    return np.where(count > 0, np.exp((last - time) / scale), 0.0)
 
 
 def _pair(user: Int, group: Int, size: int) -> Int:

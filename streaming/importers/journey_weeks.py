@@ -72,8 +72,9 @@ class Weeks:
             WEEKS + 1, -1
         )
         self._split_trip = _split_trips(lines)
+        self._surface = self._surfaces()
         self._features = DenseFeatures(
-            engagements=Engagements(user=self._user, item=self._item, time=lines.time),
+            engagements=Engagements(user=self._user, item=self._item, surface=self._surface, time=lines.time),
             groups=ItemGroups(
                 category=codes(items["category"]), type=codes(items["type"]), department=codes(items["department"])
             ),
@@ -83,8 +84,20 @@ class Weeks:
         """The request part and the engagement part of one week."""
         offer = self._offer(week)
         rows = np.flatnonzero((self._lines.week == week) & self._kept[self._user])
-        place = offer.find(self._store[rows] * len(self._item_ids) + self._item[rows])
-        return self._requests(week, config, offer, rows, place), self._engagements(config, offer, rows, place)
+        place = self._place(offer, rows)
+        return self._requests(week, config, offer, rows, place), self._engagements(config, rows)
+
+    def _place(self, offer: Offer, rows: Int) -> Int:
+        """Position in the offer of what each line bought in its store, -1 where that was not promoted."""
+        return offer.find(self._store[rows] * len(self._item_ids) + self._item[rows])
+
+    def _surfaces(self) -> Int:
+        """The surface on which each line's store promoted what was bought, -1 for none [E]."""
+        surface = np.full(len(self._item), -1)
+        for week in np.unique(self._lines.week).tolist():
+            offer, rows = self._offer(week), np.flatnonzero(self._lines.week == week)
+            surface[rows] = np.append(offer.surface, -1)[self._place(offer, rows)]
+        return surface
 
     def _offer(self, week: int) -> Offer:
         promotions, items = self._promotions, len(self._item_ids)
@@ -101,14 +114,14 @@ class Weeks:
             first=np.searchsorted(key, np.arange(len(self._store_ids) + 1) * items),
         )
 
-    def _engagements(self, config: DatasetConfig, offer: Offer, rows: Int, place: Int) -> pa.Table:
+    def _engagements(self, config: DatasetConfig, rows: Int) -> pa.Table:
         lines = self._lines.select(rows)
         return engagement_table(
             config,
             user_id=lines.user_id,
             time=lines.time,
             item_id=lines.product_id,
-            surface=np.append(offer.surface, -1)[place],
+            surface=self._surface[rows],
             action=(lines.quantity >= 2).astype(np.int8),
             quantity=lines.quantity,
         )
@@ -117,10 +130,15 @@ class Weeks:
         lines = self._lines.select(rows)
         drawn = self._draw(week, offer, lines, self._store[rows], place)
         line, quantity = drawn.line, drawn.quantity
-        item, time = offer.item[drawn.place], np.repeat(lines.time[line], drawn.sizes)
+        item, surface = offer.item[drawn.place], offer.surface[drawn.place]
+        time = np.repeat(lines.time[line], drawn.sizes)
         promoting = np.bincount(offer.item, minlength=len(self._item_ids))
         dense = self._features.at(
-            user=np.repeat(self._user[rows[line]], drawn.sizes), item=item, time=time, stores_promoting=promoting[item]
+            user=np.repeat(self._user[rows[line]], drawn.sizes),
+            item=item,
+            surface=surface,
+            time=time,
+            stores_promoting=promoting[item],
         )
         local = pa.array(lines.time[line]).cast(pa.timestamp("us", tz=LOCAL_TIME.key))
         requests = Requests(
@@ -135,7 +153,7 @@ class Weeks:
             tags={"split_trip": self._split_trip[rows[line]]},
             offsets=np.concatenate([[0], np.cumsum(drawn.sizes)]),
             item_id=self._item_ids[item],
-            surface=offer.surface[drawn.place],
+            surface=surface,
             dense=dense,
             labels={
                 "purchase": Labels(value=quantity > 0, time=time, known=np.ones(len(item), dtype=bool)),

@@ -136,7 +136,7 @@ class Synthetic:
         quantity = np.concatenate([log["quantity"][bought], between["quantity"]])
 
         features = DenseFeatures(
-            engagements=Engagements(user=user, item=bought_item, time=time),
+            engagements=Engagements(user=user, item=bought_item, surface=surface, time=time),
             groups=ItemGroups(
                 category=codes(items["category"]), type=codes(items["type"]), department=codes(items["department"])
             ),
@@ -144,6 +144,7 @@ class Synthetic:
         dense = features.at(
             user=log["user"][request],
             item=log["item"],
+            surface=log["surface"],
             time=log["time"][request],
             stores_promoting=np.full(len(request), STORES),
         )

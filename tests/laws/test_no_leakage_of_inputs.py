@@ -38,7 +38,8 @@ def chosen(row: Row, places: list[int]) -> Row:
 def test_l5_dense_features_are_what_the_past_alone_gives(dataset: Dataset) -> None:
     """Of every tenth request: recomputed from a log that ends before it, and from one that holds its own basket."""
     log = pa.concat_tables([dataset.engagements(window.index) for window in dataset.windows])
-    when, item, user = (log[name].cast(pa.int64()).to_numpy() for name in ("time", "item_id", "user_id"))
+    columns = ("time", "item_id", "user_id", "surface")
+    when, item, user, surface = (log[name].cast(pa.int64()).to_numpy() for name in columns)
     items = dataset.items()
     groups = ItemGroups(**{name: codes(items[name]) for name in ("category", "type", "department")})
     rows = [row for window in dataset.windows for row in dataset.requests(window.index).to_pylist()]
@@ -48,12 +49,18 @@ def test_l5_dense_features_are_what_the_past_alone_gives(dataset: Dataset) -> No
         asked = {
             "user": np.full(size, row["user_id"] - 100),
             "item": np.array(row["item_id"]) - 1000,
+            "surface": np.array(row["surface"]),
             "time": np.full(size, time),
             "stores_promoting": np.full(size, 4),
         }
         recomputed = []
         for kept in (when < time, when <= time):
-            past = Engagements(user=user[kept] - 100, item=item[kept] - 1000, time=when[kept] - (when[kept] == time))
+            past = Engagements(
+                user=user[kept] - 100,
+                item=item[kept] - 1000,
+                surface=surface[kept],
+                time=when[kept] - (when[kept] == time),
+            )
             recomputed.append(DenseFeatures(engagements=past, groups=groups).at(**asked))
         np.testing.assert_allclose(recomputed[0], row["dense"], rtol=1e-5, atol=1e-6)
         wrong_with_basket += not np.allclose(recomputed[1], row["dense"], rtol=1e-5, atol=1e-6)

@@ -102,7 +102,7 @@ REQUESTS: list[tuple[str, Change, str]] = [
     ("null element", put("item_id", cell(3, 1, None)), r"row 3, candidate 1, column 'item_id': null"),
     ("null weight", put("supervision.weight", cell(3, 1, None)), r"row 3, candidate 1, .*weight': null"),
     ("null supervision", put("supervision", item(3, None)), r"row 3, column 'supervision': null"),
-    ("null in dense", put("dense", second_dense(None)), r"row 1, candidate 2, .*dense\[user_item_recency\]': null"),
+    ("null in dense", put("dense", second_dense(None)), r"row 1, candidate 2, .*dense\[user_recency\]': null"),
     ("unknown item", put("item_id", cell(3, 1, 77)), r"candidate 1, column 'item_id': 77 is not in items\.parquet"),
     ("unknown user", put("user_id", item(3, 77)), r"row 3, column 'user_id': 77 is not in users\.parquet"),
     (
@@ -141,8 +141,8 @@ REQUESTS: list[tuple[str, Change, str]] = [
         r"row 1, candidate 2, .*weight': -1\.0 is not allowed",
     ),
     ("infinite weight", put("supervision.weight", cell(1, 2, float("inf"))), r"weight': inf is not allowed"),
-    ("NaN", put("dense", second_dense(float("nan"))), r"row 1, candidate 2, .*dense\[user_item_recency\]': nan is not"),
-    ("infinity", put("dense", second_dense(float("inf"))), r"dense\[user_item_recency\]': inf is not finite"),
+    ("NaN", put("dense", second_dense(float("nan"))), r"row 1, candidate 2, .*dense\[user_recency\]': nan is not"),
+    ("infinity", put("dense", second_dense(float("inf"))), r"dense\[user_recency\]': inf is not finite"),
 ]
 ENGAGEMENTS: list[tuple[str, Change, str]] = [
     ("missing column", lambda table: table.drop_columns(["action"]), r"column 'action': is missing"),

@@ -139,3 +139,37 @@ def test_masked_log_loss() -> None:
     loss.backward()
     assert logit.grad is not None and logit.grad[0, 1] == 0.0
     assert masked_log_loss(logit, label, torch.zeros_like(known)).item() == 0.0
+
+
+def test_the_average_is_of_the_weights_after_each_update() -> None:
+    model, optimiser = made(averaging=0.9)
+    expected = [weight.detach().clone() for weight in optimiser.weights]
+    for update, codes in enumerate(batches(12), start=1):
+        step(model, optimiser, codes)
+        past = min(0.9, update / (9 + update))
+        expected = [past * mean + (1 - past) * w.detach() for mean, w in zip(expected, optimiser.weights, strict=True)]
+    last = [weight.detach().clone() for weight in optimiser.weights]
+    with optimiser.averaged():
+        for weight, mean in zip(optimiser.weights, expected, strict=True):
+            torch.testing.assert_close(weight.detach(), mean)
+    assert all(weight.equal(before) for weight, before in zip(optimiser.weights, last, strict=True))
+    assert not all(weight.equal(mean) for weight, mean in zip(last, expected, strict=True))
+
+
+def test_an_error_inside_gives_the_last_weights_back() -> None:
+    model, optimiser = made()
+    for codes in batches(3):
+        step(model, optimiser, codes)
+    last = [weight.detach().clone() for weight in optimiser.weights]
+    with pytest.raises(RuntimeError, match="inside"), optimiser.averaged():
+        raise RuntimeError("inside")
+    assert all(weight.equal(before) for weight, before in zip(optimiser.weights, last, strict=True))
+
+
+def test_without_averaging_the_last_weights_predict() -> None:
+    model, optimiser = made(averaging=0.0)
+    for codes in batches(3):
+        step(model, optimiser, codes)
+    last = [weight.detach().clone() for weight in optimiser.weights]
+    with optimiser.averaged():
+        assert all(weight.equal(before) for weight, before in zip(optimiser.weights, last, strict=True))
