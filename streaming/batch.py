@@ -4,7 +4,7 @@ Shape legend: B requests, L history tokens, C candidates, U distinct items, F de
 T tasks.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,8 @@ from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from streaming.catalogue import Catalogue
-from streaming.history import EngagementLog, gather
+from streaming.history import EngagementLog, Events
+from streaming.prefetch import Prefetch
 from streaming.requests import Requests
 
 
@@ -90,6 +91,7 @@ class BatchReader:
         items, users: the catalogues.
         context: names of the context features.
         histories: by name, the engagement log to read and the largest number of engagements taken from it.
+        prefetch: how :meth:`batches` works ahead; batches are the same however it does.
     """
 
     def __init__(
@@ -99,24 +101,31 @@ class BatchReader:
         users: Catalogue,
         context: list[str],
         histories: dict[str, tuple[EngagementLog, int]],
+        prefetch: Prefetch.Config,
     ) -> None:
         self.items = items
         self.users = users
         self.context = context
         self.histories = histories
+        self._prefetch = Prefetch(config=prefetch, work=self._work)
 
     def batches(self, requests: Requests, *, size: int, since: int = 0, before: int = 0) -> Iterator[RequestBatch]:
         """Batches of ``size`` requests in time order; only labels known in ``[since, before)`` are marked as known."""
-        for start in range(0, len(requests), size):
-            yield self.batch(requests.slice(start, start + size), since=since, before=before)
+        slices = (requests.slice(start, start + size) for start in range(0, len(requests), size))
+        return self._prefetch((part, since, before) for part in slices)
+
+    def _work(self, task: tuple[Requests, int, int]) -> RequestBatch:
+        requests, since, before = task
+        return self.batch(requests, since=since, before=before)
+
+    def __reduce__(self) -> tuple[Callable[..., "BatchReader"], tuple[object, ...]]:
+        # For a worker process, which works for others and never ahead of itself.
+        return _reader, (self.items, self.users, self.context, self.histories)
 
     def batch(self, requests: Requests, *, since: int = 0, before: int = 0) -> RequestBatch:
         """One batch of all ``requests``."""
-        cuts = {}
-        for name, (log, max_length) in self.histories.items():
-            start, end = log.spans(requests.user_id, requests.time, max_length=max_length)
-            cuts[name] = (log, *gather(start, end))
-        seen = [requests.item, *(log.item[index] for log, index, _ in cuts.values())]
+        found = {name: _found(log, requests, most) for name, (log, most) in self.histories.items()}
+        seen = [requests.item, *(events.item for events, _ in found.values())]
         rows, position = np.unique(np.concatenate(seen), return_inverse=True)
         item_C, *item_L = np.split(position, np.cumsum([len(part) for part in seen])[:-1])
         supervision = requests.supervision
@@ -128,12 +137,12 @@ class BatchReader:
             history={
                 name: History(
                     item_L=torch.from_numpy(item),
-                    surface_L=torch.from_numpy(log.surface[index]),
-                    action_L=torch.from_numpy(log.action[index]),
-                    time_L=torch.from_numpy(log.time[index]),
+                    surface_L=torch.from_numpy(events.surface.astype(np.int64)),
+                    action_L=torch.from_numpy(events.action.astype(np.int64)),
+                    time_L=torch.from_numpy(events.time),
                     offsets=torch.from_numpy(offsets),
                 )
-                for item, (name, (log, index, offsets)) in zip(item_L, cuts.items(), strict=True)
+                for item, (name, (events, offsets)) in zip(item_L, found.items(), strict=True)
             },
             item_C=torch.from_numpy(item_C),
             surface_C=torch.from_numpy(requests.surface),
@@ -145,6 +154,19 @@ class BatchReader:
                 known_CT=torch.from_numpy(supervision.known(since=since, before=before)),
             ),
         )
+
+
+def _reader(
+    items: Catalogue, users: Catalogue, context: list[str], histories: dict[str, tuple[EngagementLog, int]]
+) -> BatchReader:
+    config = Prefetch.Config(workers=0)
+    return BatchReader(items=items, users=users, context=context, histories=histories, prefetch=config)
+
+
+def _found(log: EngagementLog, requests: Requests, max_length: int) -> tuple[Events, np.ndarray]:
+    """The histories of all requests, and offsets ``[B + 1]`` into them."""
+    start, end = log.spans(requests.user_id, requests.time, max_length=max_length)
+    return log.take(start, end), np.concatenate([[0], np.cumsum(end - start)])
 
 
 def keyed(features: list[str], code: np.ndarray) -> KeyedJaggedTensor:

@@ -8,6 +8,7 @@ import pyarrow as pa
 from streaming.catalogue import Catalogue, encode
 from streaming.dataset import Dataset, Window
 from streaming.history import gather
+from streaming.history_check import COLUMN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,8 @@ class Requests:
         candidate_id, item_id, item, surface: int64 ``[C]``; ``item`` is a row of the item catalogue.
         dense: float32 ``[C, F]``.
         supervision: apart from the inputs.
+        history_check: checksum of the history that each was written with, int64 ``[R]``; None where the data set has
+            none (:mod:`streaming.history_check`).
     """
 
     request_id: np.ndarray
@@ -69,6 +72,7 @@ class Requests:
     surface: np.ndarray
     dense: np.ndarray
     supervision: Supervision
+    history_check: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.request_id)
@@ -107,15 +111,23 @@ class Requests:
 
     def take(self, index: np.ndarray) -> "Requests":
         candidates, _ = gather(self.offsets[index], self.offsets[index + 1])
-        chosen = self._of_candidates(candidates, np.diff(self.offsets)[index])
+        return self._of_candidates(candidates, np.diff(self.offsets)[index])._of_requests(index)
+
+    def impressions(self) -> "Requests":
+        """Every candidate as a request of its own, in the same order: what is the user's is repeated for each."""
+        alone = replace(self, offsets=np.arange(len(self.item) + 1))
+        return alone._of_requests(self.owner)
+
+    def _of_requests(self, index: np.ndarray) -> "Requests":
         return replace(
-            chosen,
+            self,
             request_id=self.request_id[index],
             user_id=self.user_id[index],
             user=self.user[index],
             time=self.time[index],
             context=self.context[index],
             tags={name: flags[index] for name, flags in self.tags.items()},
+            history_check=None if self.history_check is None else self.history_check[index],
         )
 
 
@@ -142,6 +154,7 @@ def read_requests(dataset: Dataset, window: int, *, items: Catalogue, users: Cat
         surface=_flat(table["surface"]).astype(np.int64),
         dense=dense.reshape(len(item_id), len(config.dense)).astype(np.float32),
         supervision=_supervision(table["supervision"].combine_chunks(), [task.name for task in config.tasks]),
+        history_check=table[COLUMN].to_numpy() if COLUMN in table.column_names else None,
     )
 
 

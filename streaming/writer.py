@@ -11,6 +11,7 @@ from streaming.config import dump
 from streaming.dataset import Dataset, part_file
 from streaming.errors import DataError
 from streaming.files import write_directory
+from streaming.history_check import seal
 from streaming.schema import CATEGORICAL_TYPES, DatasetConfig, engagement_schema, entity_schema, request_schema
 from streaming.validate import validate
 
@@ -75,7 +76,9 @@ def write_dataset(path: Path, config: DatasetConfig, fill: Callable[[DatasetWrit
         try:
             (partial / "dataset.yaml").write_text(dump(config), encoding="utf-8")
             fill(DatasetWriter(path=partial, config=config))
-            validate(Dataset.open(partial))
+            written = Dataset.open(partial)
+            validate(written)
+            seal(written)
         except BaseException:
             shutil.rmtree(partial)
             raise

@@ -34,7 +34,8 @@ def test_a_window_that_is_not_there(tiny_dataset: Dataset, index: int) -> None:
 
 
 def test_parts_have_the_schema(tiny_dataset: Dataset) -> None:
-    assert tiny_dataset.requests(2).schema == request_schema(tiny_dataset.config)
+    checked = request_schema(tiny_dataset.config).append(pa.field("history_check", pa.int64()))
+    assert tiny_dataset.requests(2).schema == checked
     assert tiny_dataset.engagements(2).schema == engagement_schema(tiny_dataset.config)
 
 

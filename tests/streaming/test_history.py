@@ -56,10 +56,9 @@ def found(log: EngagementLog, requests: list[Request], max_length: int) -> list[
     user = np.array([r.user for r in requests], dtype=np.int64)
     time = np.array([r.time for r in requests], dtype=np.int64)
     start, end = log.spans(user, time, max_length=max_length)
-    index, offsets = gather(start, end)
-    values = list(
-        zip(*(column[index].tolist() for column in (log.time, log.item, log.surface, log.action)), strict=True)
-    )
+    events, offsets = log.take(start, end), np.concatenate([[0], np.cumsum(end - start)])
+    columns = (events.time, events.item, events.surface, events.action)
+    values = list(zip(*(column.tolist() for column in columns), strict=True))
     return [values[a:b] for a, b in pairwise(offsets)]
 
 
@@ -114,7 +113,7 @@ def test_read_covers_every_window(tiny_dataset: Dataset) -> None:
     log = EngagementLog.read(tiny_dataset, items)
     tables = [tiny_dataset.engagements(window.index) for window in tiny_dataset.windows]
     assert len(log.time) == sum(len(table) for table in tables)
-    assert (np.diff(log.key) >= 0).all()
+    assert all((np.diff(log.time[a:b]) >= 0).all() for a, b in pairwise(log.first))
     assert (log.item < len(items.ids)).all()
 
 

@@ -40,6 +40,7 @@ def made(requests: list[list[tuple[int, int, int]]]) -> Requests:
             weight=total.astype(np.float32),
             stratum=(total % 3).astype(np.int8),
         ),
+        history_check=rows * 7,
     )
 
 
@@ -51,6 +52,7 @@ def content(requests: Requests) -> list[tuple[int, list[int]]]:
     assert (requests.time == request * 10).all()
     assert (requests.context == np.stack([request, -request], axis=1)).all()
     assert (requests.tags["odd"] == (request % 2 == 1)).all()
+    assert requests.history_check is not None and (requests.history_check == request * 7).all()
     assert (requests.item_id == candidate + 50).all() and (requests.item == candidate).all()
     assert (requests.dense[:, 0] == candidate).all() and requests.dense.shape == (len(candidate), 1)
     assert (supervision.label == np.stack([candidate % 2, candidate % 3 == 0], axis=1)).all()
@@ -82,6 +84,13 @@ def test_take_in_any_order_and_more_than_once(raw: list[list[tuple[int, int, int
 def test_slice(raw: list[list[tuple[int, int, int]]], start: int, length: int) -> None:
     requests = made(raw)
     assert content(requests.slice(start, start + length)) == content(requests)[start : start + length]
+
+
+@given(MADE)
+def test_impressions_are_requests_of_one_candidate(raw: list[list[tuple[int, int, int]]]) -> None:
+    requests = made(raw)
+    alone = [(r, [c]) for r, owned in content(requests) for c in owned]
+    assert content(requests.impressions()) == alone
 
 
 @given(MADE, st.integers(0, 3), st.integers(1, 2))
