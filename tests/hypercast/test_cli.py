@@ -59,6 +59,8 @@ def test_data_import_validate_describe(tmp_path: Path) -> None:
     described = said("data", "describe", path)
     assert 0 < described.pop("purchase rate") < 1
     assert described.pop("engagements") >= 6 * 2 * 4
+    assert described.pop("events read by impression over events read by request") > 1
+    assert described.pop("bytes by impression over bytes by request") > 1
     assert described == {
         "name": "synthetic",
         "windows": 2,
@@ -210,7 +212,8 @@ def test_doctor() -> None:
 def test_an_unknown_importer(mistake: Callable[..., str], tmp_path: Path) -> None:
     message = mistake("data", "import", "[movies]", "--out", tmp_path / "data")
     assert message == (
-        "error: no importer '[movies]'; allowed are complete-journey, synthetic. Example: complete-journey"
+        "error: no importer '[movies]'; allowed are complete-journey, synthetic; with --source: kuairand, movielens, "
+        "taobao, criteo; or a mapping file such as shop.yaml. Example: complete-journey"
     )
 
 
@@ -275,4 +278,4 @@ def test_the_run_folder_of_another_configuration(
 
 def test_a_command_that_does_not_exist(mistake: Callable[..., str]) -> None:
     assert "No such command 'fly'" in mistake("fly")
-    assert "Missing option '--out'" in mistake("data", "import", "synthetic")
+    assert "--out is missing" in mistake("data", "import", "synthetic")
