@@ -2,12 +2,17 @@
 
 from dataclasses import dataclass
 
-from streaming.schema import DatasetConfig
+from streaming.labels.plan import LabelPlan
+from streaming.schema import DatasetConfig, TaskConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """Names of features and numbers of categories. The id is the first feature of items and of users."""
+    """Names of features and numbers of categories. The id is the first feature of items and of users.
+
+    ``tasks`` names what a model has logits for: the heads of ``labels``, which are the data set's tasks where no policy
+    splits one. ``labels`` None: every task waits for its labels.
+    """
 
     item_features: list[str]
     user_features: list[str]
@@ -16,6 +21,12 @@ class Inputs:
     surfaces: list[str]
     actions: list[str]
     tasks: list[str]
+    labels: LabelPlan | None = None
+
+    @property
+    def plan(self) -> LabelPlan:
+        """How ``tasks`` are learned and read."""
+        return self.labels or LabelPlan.of([TaskConfig(name=name) for name in self.tasks])
 
     @staticmethod
     def of(config: DatasetConfig) -> "Inputs":

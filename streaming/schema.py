@@ -15,7 +15,7 @@ lives in the struct ``supervision``, apart from what a model may read. ``docs/da
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import pyarrow as pa
 import pydantic
@@ -39,13 +39,33 @@ class TaskConfig(Config):
         name: The task's name; its columns are ``label_NAME`` and ``label_time_NAME``.
         type: ``binary``: labels are 0 or 1.
         given: Another task; this one's label is defined only where that one's is 1.
-        delay_seconds: The largest delay between a request and the moment at which its label is known.
+        delay_seconds: The largest delay between a request and the moment at which its label is known; the attribution
+            window, if there is one and nothing else is said.
+        attribution_seconds: Only what comes within so long of a request counts: label 1 is known when it comes, label 0
+            when the window has passed. None: labels are facts of their own, known at their label times.
     """
 
     name: str
     type: Literal["binary"] = "binary"
     given: str | None = None
     delay_seconds: float = pydantic.Field(default=0.0, ge=0.0)
+    attribution_seconds: float | None = pydantic.Field(default=None, gt=0.0)
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _delay_covers_the_attribution_window(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("attribution_seconds") is not None:
+            return {"delay_seconds": values["attribution_seconds"], **values}
+        return values
+
+    @pydantic.model_validator(mode="after")
+    def _attribution_fits(self) -> Self:
+        if self.attribution_seconds is not None and self.attribution_seconds > self.delay_seconds:
+            raise ValueError(
+                f"task {self.name}: a label is known attribution_seconds ({self.attribution_seconds:g}) after its "
+                f"request, so delay_seconds ({self.delay_seconds:g}) must be at least that. Leave delay_seconds out"
+            )
+        return self
 
 
 class DatasetConfig(Config):
