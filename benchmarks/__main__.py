@@ -13,15 +13,19 @@ from rich.table import Table
 from benchmarks import (
     attention,
     codecs,
+    delayed,
     dirichlet,
     journey,
     machine,
     mfalcon,
     ml1m,
+    roo,
     store,
     store_large,
+    stream,
     training,
     transfer,
+    transfer_studies,
 )
 from benchmarks.options import Options, Values
 from streaming.errors import ConfigError, UserError
@@ -30,21 +34,27 @@ from streaming.files import write_text
 MEASUREMENTS: dict[str, Callable[[Options], Values]] = {
     "attention": attention.measure,
     "codecs": codecs.measure,
+    "delayed": delayed.measure,
     "dirichlet": dirichlet.measure,
     "journey": lambda _: dict(journey.measure()),
     "mfalcon": mfalcon.measure,
     "ml1m": ml1m.measure,
+    "roo": roo.measure,
     "store": store.measure,
     "store_large": store_large.measure,
+    "stream": stream.measure,
     "training": training.measure,
     "transfer": transfer.measure,
+    "transfer_studies": transfer_studies.measure,
 }
 
 
 def main(
     name: Annotated[str, typer.Argument(help=f"One of: {', '.join(MEASUREMENTS)}.")],
     json_file: Annotated[Path | None, typer.Option("--json", help="File for one flat JSON object.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Data set, for transfer and ml1m (ratings.dat or Parquet).")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Data set: of transfer, roo and delayed; ratings.dat or Parquet for ml1m.")
+    ] = None,
     work: Annotated[Path | None, typer.Option(help="Folder of finished trainings, a run's for transfer.")] = None,
 ) -> None:
     """Measure NAME on this machine."""

@@ -4,8 +4,8 @@
 
     python -m benchmarks transfer --data data/complete_journey --work runs/complete_journey --json transfer.json
 
-LightGBM is trained here if the run's predictions lack it, and its column joins them. Keys, S a surface and A an arm
-(``tae_best`` and ``expert_best`` stand for the modes chosen on windows 20-39), over windows 40-53:
+LightGBM, alone and on each run's teacher (``boosted``), is trained here where predictions lack it. Keys, S a surface
+and A an arm (``tae_best`` and ``expert_best`` stand for the modes chosen on windows 20-39), over windows 40-53:
 
 ========================================= =============================================================================
 S.A.ne, S.A.auc                           means over seeds
@@ -25,19 +25,16 @@ Comparisons with arms that the run has not are absent.
 
 import json
 import logging
-import os
 from pathlib import Path
 
 from benchmarks import transfer_bars, transfer_sums
 from benchmarks.options import Options, Values
+from hypercast.runtime import reference
 from streaming.dataset import Dataset
 from streaming.errors import ConfigError
-from streaming.workspace import Workspace
-from transfer import predictions
 from transfer.gain import COLD, CONTROL, STEADY, Span
 from transfer.monitor import FOUNDATION
-from transfer.reference.boosting import LIGHTGBM, Boosting
-from transfer.reference.join import has_arm, join_arm
+from transfer.reference.boosting import LIGHTGBM
 
 CHOOSE = Span("choose", 20, 39)
 FLOPS_FILE = "flops_per_candidate.json"
@@ -59,7 +56,7 @@ def measure(options: Options) -> Values:
     dataset = Dataset.open(options.data)
     runs = transfer_sums.runs_in(options.work)
     task = dataset.config.tasks[0].name
-    _add_lightgbm(dataset, runs, task=task, source=options.work / "reference" / LIGHTGBM)
+    _add_trees(runs, source=options.work / reference.REFERENCE / LIGHTGBM)
     return figures(runs, task=task, surfaces=dataset.config.surfaces, choose=CHOOSE, steady=STEADY, cold=COLD)
 
 
@@ -95,19 +92,15 @@ def figures(
     return values | _flops(runs[0], modes)
 
 
-def _add_lightgbm(dataset: Dataset, runs: list[Path], *, task: str, source: Path) -> None:
-    """Train it once for all runs, unless they have it: what it predicts does not depend on them."""
-    missing = [run for run in runs if not has_arm(run, arm=LIGHTGBM)]
-    if not missing:
-        return
-    last = max(window for run in missing for s in predictions.surfaces(run) for window in predictions.windows(run, s))
-    windows = [window for window in dataset.windows if window.index <= last]
-    boosting = Boosting.Config(threads=os.cpu_count() or 1).build(
-        workspace=Workspace(dataset), task=task, seed=0, run=source
-    )
-    boosting.predict_all(windows, lambda message, share: _logger.info("%s (%.0f %%)", message, 100 * share))
-    for run in missing:
-        join_arm(run, source, arm=LIGHTGBM)
+def _add_trees(runs: list[Path], *, source: Path) -> None:
+    """LightGBM once for all runs, as it does not depend on them, and trees on each run's own teacher."""
+
+    def progress(message: str, share: float) -> None:
+        _logger.info("%s (%.0f %%)", message, 100 * share)
+
+    for run in runs:
+        reference.add_lightgbm(run, progress=progress, source=source)
+        reference.add_boosted(run, progress=progress)
 
 
 def _flops(run: Path, modes: dict[str, str]) -> Values:

@@ -7,22 +7,29 @@ from typing import Any, Literal
 
 import pydantic
 
+from experts.cohort import CohortTasks
 from experts.fusion import Fusion
-from experts.model import ExpertModel, Representation
+from experts.model import TOWER_INPUT, ExpertModel, Representation
 from foundation.hstu.embedding import FeatureEmbedding
+from foundation.hstu.tower import TowerShape
 from foundation.hstu.vocabulary import BatchVocabulary
 from streaming.config import Config as BaseConfig
+from streaming.errors import ConfigError
 from streaming.inputs import Inputs
 from transfer.distill import AuxiliaryHead, KnowledgeDistillation, StudentAdapter
 from transfer.gain import (
     AUX_HEAD,
     AUX_HEAD_ADAPTER,
+    C2AL,
+    COLD,
     CONTROL,
     CONTROL_MATCHED,
+    FINETUNE,
     KD,
     LOGIT_RESIDUAL,
     TAE,
     TAE_AUX_HEAD_ADAPTER,
+    TAE_C2AL,
     TAE_CONCAT,
     TAE_CROSS_ATTENTION,
     TAE_HISTORY,
@@ -46,6 +53,9 @@ ArmName = Literal[
     "treated",
     "tae_aux_head_adapter",
     "tae_history",
+    "c2al",
+    "tae_c2al",
+    "finetune",
 ]
 ARMS: tuple[ArmName, ...] = ("control", "control_matched", "tae", "logit_residual", "treated")
 """Those that run unless others are asked for."""
@@ -59,14 +69,19 @@ class Mode:
         embedding: whether it reads one.
         representation, fusion: which, and how; None for what the settings say.
         logit_residual: whether it starts from the teacher's logit.
+        tower: whether it goes on training the teacher's tower from some window on: a reference, as what it serves then
+            reads ten times as much of the log as the others.
         distils: how it learns from the teacher's predictions.
+        cohorts: whether it also learns to tell contrasting cohorts apart, which owes nothing to the teacher.
     """
 
     embedding: bool = False
     representation: Representation | None = None
     fusion: Literal["concat", "cross_attention"] | None = None
     logit_residual: bool = False
+    tower: bool = False
     distils: Literal["kd", "aux_head", "aux_head_adapter"] | None = None
+    cohorts: bool = False
 
 
 MODES: Mapping[str, Mode] = {
@@ -83,6 +98,9 @@ MODES: Mapping[str, Mode] = {
     TREATED: Mode(embedding=True, logit_residual=True),
     TAE_AUX_HEAD_ADAPTER: Mode(embedding=True, distils="aux_head_adapter"),
     TAE_HISTORY: Mode(embedding=True, representation="past"),
+    C2AL: Mode(cohorts=True),
+    TAE_C2AL: Mode(embedding=True, cohorts=True),
+    FINETUNE: Mode(tower=True),
 }
 """All arms but ``control_matched``, whose size follows from the others."""
 
@@ -99,6 +117,9 @@ class ArmsConfig(BaseConfig):
         kd: of the arm of that name.
         aux_head: of the arms that have such a head.
         adapter: of those that have an adapter too.
+        cohorts: of the arms that learn to tell cohorts apart.
+        finetune_window: before which ``finetune`` takes over the newest snapshot's tower, to train it from then on.
+            Until then it is the control.
         cross_history: engagements of all surfaces that ``control_matched`` attends to.
     """
 
@@ -109,6 +130,8 @@ class ArmsConfig(BaseConfig):
     kd: KnowledgeDistillation.Config = KnowledgeDistillation.Config()
     aux_head: AuxiliaryHead.Config = AuxiliaryHead.Config()
     adapter: StudentAdapter.Config = StudentAdapter.Config()
+    cohorts: CohortTasks.Config = CohortTasks.Config()
+    finetune_window: int = pydantic.Field(default=COLD.first, ge=1)
     cross_history: int = 128
 
     @pydantic.field_validator("arms")
@@ -118,7 +141,9 @@ class ArmsConfig(BaseConfig):
             raise ValueError("an arm runs once: drop the repeated name. Example: [control, tae]")
         return arms
 
-    def models(self, *, inputs: Inputs, widths: Mapping[str, int]) -> dict[str, ExpertModel.Config]:
+    def models(
+        self, *, inputs: Inputs, widths: Mapping[str, int], tower: TowerShape | None = None
+    ) -> dict[str, ExpertModel.Config]:
         """Configurations of every arm that runs, by name, in the order of ``arms``.
 
         ``control_matched`` adds the cross-surface history instead of anything from the teacher, and gets at least as
@@ -127,8 +152,12 @@ class ArmsConfig(BaseConfig):
         Args:
             inputs: of the data set.
             widths: of the teacher's vectors, by representation.
+            tower: shape of the teacher's, which ``finetune`` needs.
+
+        Raises:
+            ConfigError: an arm needs a tower, and there is none.
         """
-        chosen = {name: self._model(MODES[name]) for name in self.arms if name != CONTROL_MATCHED}
+        chosen = {name: self._model(MODES[name], tower) for name in self.arms if name != CONTROL_MATCHED}
         if CONTROL_MATCHED in self.arms:
             sizes = [
                 dense_parameters(config, inputs, widths[config.representation])
@@ -138,16 +167,22 @@ class ArmsConfig(BaseConfig):
             chosen[CONTROL_MATCHED] = widened(matched, to=max(sizes), inputs=inputs, embedding=widths["penultimate"])
         return {name: chosen[name] for name in self.arms}
 
-    def representations(self) -> list[Representation]:
+    def representations(self) -> list[str]:
         """What the arms read, sorted; ``penultimate`` also where they read none."""
-        read = {config.representation for config in map(self._model, self._modes()) if config.fusion is not None}
+        modes = [MODES[name] for name in self.arms if name != CONTROL_MATCHED]
+        read: set[str] = {mode.representation or self.representation for mode in modes if mode.embedding}
+        read |= {TOWER_INPUT for mode in modes if mode.tower}
         return sorted(read) or ["penultimate"]
 
-    def _modes(self) -> list[Mode]:
-        return [MODES[name] for name in self.arms if name != CONTROL_MATCHED]
-
-    def _model(self, mode: Mode) -> ExpertModel.Config:
+    def _model(self, mode: Mode, tower: TowerShape | None = None) -> ExpertModel.Config:
         has: dict[str, Any] = {"logit_residual": mode.logit_residual}
+        if mode.tower:
+            if tower is None:
+                raise ConfigError(
+                    f"arm {FINETUNE!r} starts from the foundation model's tower, which is not known. Give its shape "
+                    "and its snapshots: SurfaceLearner(tower=foundation.model.tower_shape(inputs), registry=registry)."
+                )
+            has["tower"] = tower
         if mode.embedding:
             kind = {"kind": mode.fusion} if mode.fusion else {}
             has["fusion"] = self.fusion.model_copy(update=kind)
@@ -157,6 +192,8 @@ class ArmsConfig(BaseConfig):
         elif mode.distils is not None:
             adapter = self.adapter if mode.distils == "aux_head_adapter" else None
             has["distillation"] = self.aux_head.model_copy(update={"adapter": adapter})
+        if mode.cohorts:
+            has["cohorts"] = self.cohorts
         return self.model.model_copy(update=has)
 
 
@@ -172,8 +209,7 @@ def widened(config: ExpertModel.Config, *, to: int, inputs: Inputs, embedding: i
 def dense_parameters(config: ExpertModel.Config, inputs: Inputs, embedding: int) -> int:
     """Number of parameters that serve, outside the embedding tables, which are the same in every arm."""
     vocabulary = BatchVocabulary.Config(default=2).build(inputs)
-    serving = config.model_copy(update={"distillation": None})
-    model = serving.build(inputs=inputs, vocabulary=vocabulary, embedding=embedding, seed=0)
+    model = config.serving().build(inputs=inputs, vocabulary=vocabulary, embedding=embedding, seed=0)
     tables = {id(each.weight) for each in model.modules() if isinstance(each, FeatureEmbedding)}
     return sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in tables)
 

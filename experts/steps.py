@@ -1,7 +1,8 @@
 """What the train loop calls to train all arms of one surface's expert, side by side on the same batches."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,20 @@ import torch
 from torch import Tensor
 
 from experts.arms import ArmsConfig
+from experts.cohort import CohortLabels
+from experts.finetune import Start
 from experts.fusion import TeacherFeatures
 from experts.member import Member
-from experts.model import ExpertModel
+from experts.model import TOWER_INPUT, ExpertModel
 from experts.past import PastEmbeddings
+from experts.surface_cohorts import SurfaceCohorts, joined
 from experts.teacher import TeacherReader
+from foundation.hstu.delayed import DelayedHeads
 from foundation.hstu.optimiser import ModelOptimiser
+from foundation.hstu.tower import TowerShape
 from foundation.hstu.vocabulary import BatchSlots, BatchVocabulary
 from hypercast.pins import Pin
+from hypercast.registry import Registry
 from hypercast.store.tae_log import TaeLog
 from hypercast.tensors import save
 from hypercast.training.flops import flops_per_candidate
@@ -29,9 +36,10 @@ from streaming.config import dump
 from streaming.dataset import Window
 from streaming.errors import ConfigError
 from streaming.files import write_directory
+from streaming.labels.order import interleaved
 from streaming.requests import Requests
 from streaming.workspace import Workspace
-from transfer import predictions
+from transfer import cohort, predictions
 from transfer.distill import Lesson
 from transfer.gain import FM_HEAD
 from transfer.predictions import Column, prediction_table
@@ -39,12 +47,16 @@ from transfer.predictions import Column, prediction_table
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertBatch:
-    """Requests of one surface with what the foundation model logged about them."""
+    """Requests of one surface with what the foundation model logged about them.
+
+    ``cohorts``: labels of auxiliary tasks; None where no arm has any, and outside training.
+    """
 
     requests: RequestBatch
     slots: BatchSlots
     teacher: TeacherFeatures
     lesson: Lesson
+    cohorts: CohortLabels | None = None
 
 
 class SurfaceLearner:
@@ -66,7 +78,7 @@ class SurfaceLearner:
         vocabulary: BatchVocabulary.Config = BatchVocabulary.Config()
         past: PastEmbeddings.Config = PastEmbeddings.Config()
         teacher_delay_windows: int = pydantic.Field(default=0, ge=0)
-        optimiser: ModelOptimiser.Config = ModelOptimiser.Config(learning_rate=5e-3)
+        optimiser: ModelOptimiser.Config = ModelOptimiser.Config(learning_rate=1e-2)
         residual_optimiser: ModelOptimiser.Config = ModelOptimiser.Config(learning_rate=2e-4, table_learning_rate=3e-3)
         trainer: ContinualTrainer.Config = ContinualTrainer.Config()
 
@@ -82,9 +94,12 @@ class SurfaceLearner:
         seeds: list[int],
         run: Path,
         encoding: int | None = None,
+        tower: TowerShape | None = None,
+        registry: Registry | None = None,
     ) -> None:
         """``embedding``: width of the teacher's ``penultimate``; ``encoding``: of its ``sequence`` and ``user``, which
-        no arm can read without it.
+        no arm can read without it; ``tower`` and ``registry``: shape of its tower and where its snapshots are, without
+        which no arm can start from them.
         """
         self.config = config
         self.surface = surface
@@ -103,6 +118,10 @@ class SurfaceLearner:
         self.widths = {"penultimate": embedding, "past": embedding}
         if encoding is not None:
             self.widths |= {"sequence": encoding, "user": encoding}
+        if tower is not None and registry is not None:
+            self.widths[TOWER_INPUT] = tower.inputs
+        self.registry = registry
+        arms = config.models(inputs=workspace.inputs, widths=self.widths, tower=tower if registry is not None else None)
         if unknown := set(config.representations()) - self.widths.keys():
             raise ConfigError(
                 f"arms {config.arms} read {sorted(unknown)}, whose width is not known. Give the foundation model's: "
@@ -116,30 +135,51 @@ class SurfaceLearner:
             past=config.past,
             delay=config.teacher_delay_windows,
         )
-        arms = config.models(inputs=workspace.inputs, widths=self.widths)
+        self.cohorts = None
+        if any(arm.cohorts is not None for arm in arms.values()):
+            self.cohorts = SurfaceCohorts(config=config.cohorts, workspace=workspace, surface=self.index)
         self.members = {
             (arm, seed): self._member(arm_config, seed) for seed in seeds for arm, arm_config in arms.items()
         }
 
     @torch.inference_mode()
     def evaluate(self, window: Window) -> Mapping[str, float]:
-        """Predict the window with every arm and write the predictions; returns coverage and collision rates."""
+        """Predict the window with every arm and write the predictions; returns coverage and collision rates.
+
+        Earlier requests whose labels become known in the window are predicted again, for calibration alone.
+        """
         self.vocabulary.eval()
+        for member in self.members.values():
+            member.start()
+        if self.registry is not None and window.index >= self.config.finetune_window:
+            start = Start(registry=self.registry, pin=self.pin, dataset=self.workspace.dataset)
+            start.give(self.members.values(), window, delay=self.config.teacher_delay_windows)
         requests = self.workspace.requests(window.index).on_surface(self.index)
+        taught = self.workspace.taught(requests, window)
         told = self.teacher.read(window.index, requests)
         said: dict[tuple[str, int], list[Tensor]] = {member: [] for member in self.members}
-        for batch in self._batches(requests, told.features, size=4 * self.config.batch_size):
-            for key, member in self.members.items():
-                output = member.model.eval()(batch.requests, batch.slots, batch.teacher)
-                said[key].append(output.logit_CT.sigmoid())
+        in_cohorts: list[dict[str, Tensor]] = []
+        since, before, size = window.start, window.end, 4 * self.config.batch_size
+        with self._averaged():
+            for batch in self._batches(taught, told.features, size=size, since=since, before=before):
+                for key, member in self.members.items():
+                    said[key].append(member.predict(batch.requests, batch.slots, batch.teacher))
+                if self.cohorts is not None:
+                    in_cohorts.append(self.cohorts.members(batch.requests))
+            self._predict_late(window)
         columns: dict[Column, np.ndarray] = {}
-        for index, task in enumerate(self.workspace.inputs.tasks):
-            for (arm, seed), parts in said.items():
-                values = torch.cat(parts)[:, index].numpy() if parts else np.zeros(0, dtype=np.float32)
-                columns[Column(task, arm, seed)] = values
-            columns[Column(task, FM_HEAD, 0)] = 1 / (1 + np.exp(-told.features.logit_CT[:, index].numpy()))
-        table = prediction_table(requests, columns, tasks=self.workspace.inputs.tasks)
+        tasks, heads = [task.name for task in self.workspace.plan.tasks], DelayedHeads(self.workspace.plan)
+        asked = self.workspace.asked(requests, now=window.start)
+        none = torch.zeros(0, len(self.workspace.inputs.tasks))
+        read = {key: heads.probability(torch.cat([none, *parts]), asked).numpy() for key, parts in said.items()}
+        fm_CT = heads.probability(told.features.logit_CT.sigmoid(), asked).numpy()
+        for index, task in enumerate(tasks):
+            columns |= {Column(task, arm, seed): values[:, index] for (arm, seed), values in read.items()}
+            columns[Column(task, FM_HEAD, 0)] = fm_CT[:, index]
+        table = prediction_table(self.workspace.outcomes(requests), columns, tasks=tasks)
         predictions.write(self.run, surface=self.surface, window=window.index, table=table)
+        if named := joined(in_cohorts):
+            cohort.write(self.run, surface=self.surface, window=window.index, members=named)
         rows = max(len(requests.item), 1)
         coverage = {f"coverage/{status.lower()}": count / rows for status, count in told.counts.items()}
         return coverage | self.vocabulary.collision_rates(self.reader, requests)
@@ -147,20 +187,29 @@ class SurfaceLearner:
     def batches(self, window: Window) -> Iterator[ExpertBatch]:
         """The surface's requests whose labels became known in the window, in time order."""
         self.vocabulary.train()
+        parts, size = [], self.config.batch_size
         for made, learned in self.workspace.learned_in(window):
             requests = learned.on_surface(self.index)
             features = self.teacher.read(made, requests).features
-            yield from self._batches(
-                requests, features, size=self.config.batch_size, since=window.start, before=window.end
-            )
+            batches = self._batches(requests, features, size=size, since=window.start, before=window.end)
+            parts.append((-(-len(requests) // size), batches))
+        for batch in interleaved(parts):
+            cohorts = self.cohorts.labels(batch.requests, window.index) if self.cohorts is not None else None
+            yield replace(batch, cohorts=cohorts)
 
     def step(self, batch: ExpertBatch) -> Mapping[str, float]:
         return {
-            f"{arm}.seed{seed}/train_loss": member.step(batch.requests, batch.slots, batch.teacher, batch.lesson).item()
+            f"{arm}.seed{seed}/train_loss": member.step(
+                batch.requests, batch.slots, batch.teacher, batch.lesson, batch.cohorts
+            ).item()
             for (arm, seed), member in self.members.items()
         }
 
     def finish(self, window: Window) -> Mapping[str, float]:
+        for member in self.members.values():
+            member.finish()
+        if self.cohorts is not None:
+            self.cohorts.finish(window, size=4 * self.config.batch_size)
         return self.vocabulary.statistics()
 
     def flops(self, window: Window) -> dict[str, float]:
@@ -180,13 +229,15 @@ class SurfaceLearner:
         }
 
     def export(self, folder: Path) -> None:
-        """Write the first seed's experts, weights and vocabulary without optimisers, to ``folder/ARM``."""
+        """Write the first seed's experts to ``folder/ARM``: weights and vocabulary, nothing that only training has."""
         for (arm, seed), member in self.members.items():
             if seed != self.seeds[0] or (folder / arm).exists():
                 continue
-            parts = {"model": member.model.state_dict(), "vocabulary": self.vocabulary.state_dict()}
+            with member.optimiser.averaged():
+                model = {name: value.clone() for name, value in member.model.serving_state().items()}
+            parts = {"model": model, "vocabulary": self.vocabulary.state_dict()}
             tensors = {f"{part}.{name}": value for part, state in parts.items() for name, value in state.items()}
-            config = member.model.config
+            config = member.model.config.serving()
 
             def write(partial: Path, tensors: dict[str, Tensor] = tensors, text: str = dump(config)) -> None:
                 save(partial / "expert.safetensors", tensors)
@@ -196,12 +247,28 @@ class SurfaceLearner:
 
     def state_dict(self) -> dict[str, Any]:
         members = {f"{arm}.seed{seed}": member.state_dict() for (arm, seed), member in self.members.items()}
-        return {"vocabulary": self.vocabulary.state_dict(), "members": members}
+        state = {"vocabulary": self.vocabulary.state_dict(), "members": members}
+        return state | ({"cohorts": self.cohorts.state_dict()} if self.cohorts is not None else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.vocabulary.load_state_dict(state["vocabulary"])
         for (arm, seed), member in self.members.items():
             member.load_state_dict(state["members"][f"{arm}.seed{seed}"])
+        if self.cohorts is not None:
+            self.cohorts.load_state_dict(state["cohorts"])
+
+    def _predict_late(self, window: Window) -> None:
+        """Let members that calibrate say what they make of requests whose labels became known after their window."""
+        calibrated = [member for member in self.members.values() if member.model.calibration is not None]
+        for made, learned in self.workspace.learned_in(window) if calibrated else ():
+            if made == window.index:
+                continue
+            requests = learned.on_surface(self.index)
+            features = self.teacher.read(made, requests).features
+            size = 4 * self.config.batch_size
+            for batch in self._batches(requests, features, size=size, since=window.start, before=window.end):
+                for member in calibrated:
+                    member.predict(batch.requests, batch.slots, batch.teacher)
 
     def _member(self, config: ExpertModel.Config, seed: int) -> Member:
         model = config.build(
@@ -212,6 +279,14 @@ class SurfaceLearner:
         )
         optimiser = self.config.residual_optimiser if config.logit_residual else self.config.optimiser
         return Member(model=model, optimiser=optimiser, seed=seed)
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Inside, every member has the weights that it predicts with."""
+        with ExitStack() as averages:
+            for member in self.members.values():
+                averages.enter_context(member.optimiser.averaged())
+            yield
 
     def _batches(
         self, requests: Requests, features: TeacherFeatures, *, size: int, since: int = 0, before: int = 0

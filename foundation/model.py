@@ -1,7 +1,8 @@
 """The foundation model: one HSTU over every surface's events, and the target-aware embedding it is built for.
 
 Shape legend: B requests, L history tokens, C candidates, P = 2B + L tokens before them, N = P + C tokens, U distinct
-items, D model width, K = 2 context tokens, R representation width, F dense features, S surfaces, T tasks.
+items, D model width, K = 2 context tokens, R representation width, F dense features, E their encoding, I width of
+what enters the tower, S surfaces, T tasks.
 """
 
 from dataclasses import dataclass, replace
@@ -10,11 +11,13 @@ import pydantic
 import torch
 from torch import Tensor, nn
 
+from foundation.hstu.delayed import DelayedHeads
 from foundation.hstu.embedding import MULTIPLE, FeatureEmbedding
 from foundation.hstu.jagged import Join
 from foundation.hstu.layer import HSTUStack, Sequences
-from foundation.hstu.loss import masked_log_loss
+from foundation.hstu.numbers import KNOTS, NumberEncoding
 from foundation.hstu.stochastic_length import StochasticLength
+from foundation.hstu.tower import TowerShape
 from foundation.hstu.vocabulary import BatchVocabulary
 from hypercast.training.random import NamedDropout, initialise_, normal_start
 from streaming.batch import History, RequestBatch
@@ -31,12 +34,14 @@ class FoundationOutput:
 
     Attributes:
         sequence_CD: HSTU output at the candidate, which has attended to the request's whole history.
+        tower_input_CI: what enters the shared tower: all that is known of the candidate, side by side.
         penultimate_CR: output of the shared tower, from which the main tasks are read by one linear map.
         logit_CT: main tasks, shared by all surfaces.
         surface_logit_CT: the candidate's own surface's tasks, through the alignment module.
     """
 
     sequence_CD: Tensor
+    tower_input_CI: Tensor
     penultimate_CR: Tensor
     logit_CT: Tensor
     surface_logit_CT: Tensor
@@ -59,14 +64,15 @@ class Candidates:
         item_CD: f(item, surface).
         token_CD: what enters the HSTU stack.
         context_CD: user and request.
-        dense_CF, surface_C: as in the batch.
+        dense_CE: dense features, encoded.
+        surface_C: as in the batch.
         time_C: int64 microseconds, of the request.
     """
 
     item_CD: Tensor
     token_CD: Tensor
     context_CD: Tensor
-    dense_CF: Tensor
+    dense_CE: Tensor
     surface_C: Tensor
     time_C: Tensor
 
@@ -95,7 +101,7 @@ class FoundationModel(nn.Module):
 
         width: int = pydantic.Field(default=64, ge=MULTIPLE, multiple_of=MULTIPLE)
         representation: int = 64
-        tower: int = 128
+        tower: int = 256
         history: int = 128
         dropout: float = pydantic.Field(default=0.1, ge=0.0, lt=1.0)
         stochastic_length: StochasticLength.Config = StochasticLength.Config()
@@ -118,6 +124,11 @@ class FoundationModel(nn.Module):
                 )
             return self
 
+        def tower_shape(self, inputs: Inputs) -> TowerShape:
+            """Of the shared tower and its main heads, for experts that start from them."""
+            entering = 3 * self.width + len(inputs.dense) * (1 + len(KNOTS))
+            return TowerShape(inputs=entering, hidden=self.tower, representation=self.representation)
+
         def build(self, *, inputs: Inputs, seed: int) -> "FoundationModel":
             return FoundationModel(config=self, inputs=inputs, seed=seed)
 
@@ -129,6 +140,7 @@ class FoundationModel(nn.Module):
             return NamedDropout(config.dropout, seed=seed, name=f"foundation/{name}")
 
         self.config = config
+        self.delayed = DelayedHeads(inputs.plan)
         self.stochastic_length = config.stochastic_length.build(
             base_length=config.history, seed=seed, name="foundation/history"
         )
@@ -137,7 +149,8 @@ class FoundationModel(nn.Module):
         self.surface = nn.Embedding(len(inputs.surfaces) + 1, width)
         self.action = nn.Embedding(len(inputs.actions), width)
         self.kind = nn.Embedding(CONTEXT_TOKENS, width)
-        self.dense = nn.Linear(len(inputs.dense), width)
+        self.numbers = NumberEncoding(len(inputs.dense))
+        self.dense = nn.Linear(self.numbers.width, width)
         self.stack = HSTUStack(
             config.stack,
             width=width,
@@ -145,7 +158,7 @@ class FoundationModel(nn.Module):
             dropouts=[dropout(f"layer{index}") for index in range(config.stack.layers)],
         )
         self.tower = nn.Sequential(
-            nn.Linear(3 * width + len(inputs.dense), config.tower),
+            nn.Linear(3 * width + self.numbers.width, config.tower),
             nn.SiLU(),
             dropout("tower"),
             nn.Linear(config.tower, rank),
@@ -153,7 +166,7 @@ class FoundationModel(nn.Module):
         )
         self.main_heads = nn.Linear(rank, tasks)
         self.prefix_heads = nn.ModuleList(nn.Linear(prefix, tasks) for prefix in config.prefixes)
-        self.alignment = nn.Sequential(nn.Linear(rank + width + len(inputs.dense), rank), nn.SiLU())
+        self.alignment = nn.Sequential(nn.Linear(rank + width + self.numbers.width, rank), nn.SiLU())
         self.surface_heads = nn.Linear(rank, len(inputs.surfaces) * tasks)
         for embedding in (self.surface, self.action, self.kind):
             normal_start(embedding.weight, 0.02)
@@ -210,26 +223,28 @@ class FoundationModel(nn.Module):
 
     def candidates(self, batch: RequestBatch, embedded: Embedded, part: slice) -> Candidates:
         """The candidates ``batch.item_C[part]`` and what else is known of each."""
-        owner_C, dense_CF = batch.owner_C[part], batch.dense_CF[part]
+        owner_C, dense_CE = batch.owner_C[part], self.numbers(batch.dense_CF[part])
         item_CD = embedded.item_UD[batch.item_C[part]] + self.surface(batch.surface_C[part] + 1)
         return Candidates(
             item_CD=item_CD,
-            token_CD=item_CD + self.dense(dense_CF),
+            token_CD=item_CD + self.dense(dense_CE),
             context_CD=(embedded.user_BD + embedded.request_BD)[owner_C],
-            dense_CF=dense_CF,
+            dense_CE=dense_CE,
             surface_C=batch.surface_C[part],
             time_C=batch.time_B[owner_C],
         )
 
     def predict(self, encoded_CD: Tensor, candidates: Candidates) -> FoundationOutput:
         """From the HSTU output at each candidate to representation and logits."""
-        context_CD, dense_CF = candidates.context_CD, candidates.dense_CF
-        penultimate_CR = self.tower(torch.cat([encoded_CD, candidates.item_CD, context_CD, dense_CF], dim=1))
-        aligned_CR = self.alignment(torch.cat([penultimate_CR, context_CD, dense_CF], dim=1))
+        context_CD, dense_CE = candidates.context_CD, candidates.dense_CE
+        tower_input_CI = torch.cat([encoded_CD, candidates.item_CD, context_CD, dense_CE], dim=1)
+        penultimate_CR = self.tower(tower_input_CI)
+        aligned_CR = self.alignment(torch.cat([penultimate_CR, context_CD, dense_CE], dim=1))
         by_surface_CST = self.surface_heads(aligned_CR).unflatten(1, (-1, self.main_heads.out_features))
         rows = torch.arange(len(candidates.surface_C))
         return FoundationOutput(
             sequence_CD=encoded_CD,
+            tower_input_CI=tower_input_CI,
             penultimate_CR=penultimate_CR,
             logit_CT=self.main_heads(penultimate_CR),
             surface_logit_CT=by_surface_CST[rows, candidates.surface_C],
@@ -241,10 +256,10 @@ class FoundationModel(nn.Module):
         With ``prefixes``, plus the mean log loss of the main tasks from each prefix of the representation.
         """
         labels = batch.labels
-        main = masked_log_loss(output.logit_CT, labels.label_CT, labels.known_CT)
-        surface = masked_log_loss(output.surface_logit_CT, labels.label_CT, labels.known_CT)
+        main = self.delayed.loss(output.logit_CT, labels.label_CT, labels.known_CT)
+        surface = self.delayed.loss(output.surface_logit_CT, labels.label_CT, labels.known_CT)
         loss = main + surface_weight * surface
         for prefix, head in zip(self.config.prefixes, self.prefix_heads, strict=True):
             logit_CT = head(output.penultimate_CR[:, :prefix])
-            loss = loss + masked_log_loss(logit_CT, labels.label_CT, labels.known_CT) / len(self.prefix_heads)
+            loss = loss + self.delayed.loss(logit_CT, labels.label_CT, labels.known_CT) / len(self.prefix_heads)
         return loss

@@ -26,8 +26,8 @@ from streaming.workspace import Workspace
 from transfer.comparison import Comparison
 from transfer.drift import DriftMeter
 
-Representation = Literal["penultimate", "sequence", "user"]
-REPRESENTATIONS: tuple[Representation, ...] = ("penultimate", "sequence", "user")
+Representation = Literal["penultimate", "sequence", "user", "tower_input"]
+REPRESENTATIONS: tuple[Representation, ...] = ("penultimate", "sequence", "user", "tower_input")
 """What can be published: see :class:`foundation.model.FoundationOutput`, and :meth:`FoundationModel.user`, whose vector
 is repeated at each candidate of its request.
 """
@@ -180,6 +180,7 @@ class Publisher:
     def _dims(self, model: FoundationModel.Config) -> dict[str, int]:
         """Widths of what is published, by name."""
         widths = {"penultimate": model.representation, "sequence": model.width, "user": model.width}
+        widths["tower_input"] = model.tower_shape(self.workspace.inputs).inputs
         return {name: widths[name] for name in self.config.representations}
 
     def _said(self, batch: RequestBatch, output: FoundationOutput) -> dict[str, torch.Tensor]:
@@ -187,6 +188,8 @@ class Publisher:
         said = {"logit": output.logit_CT, "penultimate": output.penultimate_CR}
         if "sequence" in self.config.representations:
             said["sequence"] = output.sequence_CD
+        if "tower_input" in self.config.representations:
+            said["tower_input"] = output.tower_input_CI
         if "user" in self.config.representations:
             said["user"] = self.model.user(batch)[batch.owner_C]
         return said
@@ -205,5 +208,8 @@ class Publisher:
 
 def schema_hash(model: FoundationModel.Config, inputs: Inputs) -> str:
     """Equal for snapshots whose weights and vectors are interchangeable in shape and meaning."""
-    described = {"model": model.model_dump(mode="json"), "inputs": vars(inputs)}
+    names = {name: value for name, value in vars(inputs).items() if name != "labels"}
+    described = {"model": model.model_dump(mode="json"), "inputs": names}
+    if any(head.correction for head in inputs.plan.heads):
+        described["corrections"] = {head.name: head.correction for head in inputs.plan.heads}
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()

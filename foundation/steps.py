@@ -15,6 +15,7 @@ from hypercast.training.random import get_states, set_states
 from streaming.batch import RequestBatch
 from streaming.config import Config as BaseConfig
 from streaming.dataset import Window
+from streaming.labels.order import interleaved
 from streaming.workspace import Workspace
 
 
@@ -34,7 +35,7 @@ class FoundationLearner:
         surface_weight: float = pydantic.Field(default=0.2, ge=0)
         precision: Literal["float32", "bfloat16"] = "float32"
         model: FoundationModel.Config = FoundationModel.Config()
-        optimiser: ModelOptimiser.Config = ModelOptimiser.Config()
+        optimiser: ModelOptimiser.Config = ModelOptimiser.Config(learning_rate=3e-3)
         publisher: Publisher.Config = Publisher.Config()
         trainer: ContinualTrainer.Config = ContinualTrainer.Config()
 
@@ -49,7 +50,8 @@ class FoundationLearner:
     def prepare(self, window: Window) -> None:
         """Before anything was trained on, release the untrained model, so that the first window has a snapshot too."""
         if window == self.workspace.dataset.windows[0]:
-            self.publisher.release(self.model, watermark=window.start, metrics={})
+            with self.optimiser.averaged():
+                self.publisher.release(self.model, watermark=window.start, metrics={})
 
     def evaluate(self, window: Window) -> Mapping[str, float]:
         """Publish the window's TAEs by the newest snapshot that has seen nothing of it."""
@@ -60,8 +62,11 @@ class FoundationLearner:
 
     def batches(self, window: Window) -> Iterator[RequestBatch]:
         """Requests whose labels became known in the window: its own and, of tasks with a delay, earlier windows'."""
-        for _, requests in self.workspace.learned_in(window):
-            yield from self.reader.batches(requests, size=self.config.batch_size, since=window.start, before=window.end)
+        size = self.config.batch_size
+        learned = [requests for _, requests in self.workspace.learned_in(window)]
+        parts = [self.reader.batches(part, size=size, since=window.start, before=window.end) for part in learned]
+        counts = [-(-len(part) // size) for part in learned]
+        yield from interleaved(list(zip(counts, parts, strict=True)))
 
     def step(self, batch: RequestBatch) -> Mapping[str, float]:
         half = self.config.precision == "bfloat16"
@@ -72,7 +77,8 @@ class FoundationLearner:
 
     def finish(self, window: Window) -> Mapping[str, float]:
         """Publish the snapshot whose watermark is the window's end, and compare it with the one before."""
-        snapshot = self.publisher.release(self.model, watermark=window.end, metrics={})
+        with self.optimiser.averaged():
+            snapshot = self.publisher.release(self.model, watermark=window.end, metrics={})
         return {**self.model.vocabulary.statistics(), **self.publisher.compare(snapshot)}
 
     def flops(self, window: Window) -> float:

@@ -32,6 +32,10 @@ TAE_CONCAT = "tae_concat"
 TAE_CROSS_ATTENTION = "tae_cross_attention"
 TAE_AUX_HEAD_ADAPTER = "tae_aux_head_adapter"
 TAE_HISTORY = "tae_history"
+C2AL = "c2al"
+TAE_C2AL = "tae_c2al"
+FINETUNE = "finetune"
+BOOSTED = "boosted"
 FM_HEAD = "fm_head"
 
 POOLED = "all surfaces"
@@ -48,6 +52,10 @@ _FURTHER = (
     TAE_CROSS_ATTENTION,
     TAE_AUX_HEAD_ADAPTER,
     TAE_HISTORY,
+    C2AL,
+    TAE_C2AL,
+    BOOSTED,
+    FINETUNE,
 )
 PAIRS: tuple[tuple[str, str], ...] = tuple(
     (arm, against) for arms in (_USUAL, _FURTHER) for against in (CONTROL, CONTROL_MATCHED) for arm in arms
@@ -136,7 +144,7 @@ def gains(
     loss = np.add.reduceat(sums.loss, starts, axis=0)
     total = loss.sum(axis=0)
     random = np.random.default_rng(seed)
-    drawn = np.concatenate([counts @ loss for counts in _draw_users(random, len(loss), replicates)])
+    drawn = np.concatenate([counts @ loss for counts in draw_users(random, len(loss), replicates)])
     floor = noise_floor(sums)
     result = []
     for (arm, against), (at_arm, at_against) in paired.items():
@@ -190,7 +198,7 @@ def _paired_columns(sums: UserSums, arm: str, against: str) -> tuple[list[int], 
     return [of_arm[seed] for seed in common], [of_against[seed] for seed in common]
 
 
-def _draw_users(random: np.random.Generator, users: int, replicates: int) -> Iterator[np.ndarray]:
+def draw_users(random: np.random.Generator, users: int, replicates: int) -> Iterator[np.ndarray]:
     """How often each user is drawn, float64 [replicates, users] in chunks of bounded size: multinomial counts."""
     chunk = max(1, min(replicates, _CHUNK // users))
     for begin in range(0, replicates, chunk):

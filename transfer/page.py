@@ -59,7 +59,7 @@ class Page:
 
     def _ladder(self) -> str:
         last = self.report.spans[-1]
-        arms = _present(last.rows, lambda row: [arm for arm, against in row.gains if against == CONTROL])
+        arms = _present(last.rows, _over_control)
         lines = [
             Line(
                 name=row.surface,
@@ -162,6 +162,13 @@ def _gains(each: SpanTable) -> str:
             for row in each.without_split_trips
         ]
         parts.append(details("Without split trips", table("surface", columns[:1], plain)))
+    if each.cohorts:
+        arms = _present(each.cohorts, _over_control)
+        lines = [
+            Line(name=row.surface, cells=[_gain_cell(row.gains.get((arm, CONTROL))) for arm in arms])
+            for row in each.cohorts
+        ]
+        parts.append(details("Gain over the control by cohort", table("cohort", arms, lines)))
     return section(f"What the foundation model is worth: {_span(each)}", *parts)
 
 
@@ -223,6 +230,10 @@ def _gain_cell(one: Gain | None) -> Cell:
         small=[interval(one), f"floor {floor(one.noise_floor_pct)}"],
         kind=one.verdict if one.verdict != "none" else "",
     )
+
+
+def _over_control(row: Row) -> list[str]:
+    return [arm for arm, against in row.gains if against == CONTROL]
 
 
 def _share(value: float) -> str:

@@ -3,7 +3,6 @@
 Reads the prediction tables of a run folder, at any time during the run; spans without data are absent.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,26 +13,12 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from transfer import gain, predictions, sums
-from transfer.gain import CONTROL, CONTROL_MATCHED, FM_HEAD, LOGIT_RESIDUAL, POOLED, TAE, TREATED, Gain, Span
+from transfer import cohort, gain, predictions, sums
+from transfer.gain import C2AL, CONTROL, CONTROL_MATCHED, FM_HEAD, LOGIT_RESIDUAL, POOLED, TAE, TREATED, Span
 from transfer.notation import LEGEND, floor, interval, mark, number, percent
+from transfer.row import Row as Row
+from transfer.row import row_dict, row_of
 from transfer.sums import UserSums
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One surface in one span. ``ne`` and ``auc`` are means over seeds, by arm; gains by (arm, against)."""
-
-    surface: str
-    users: int
-    rows: int
-    ne: dict[str, float]
-    ne_pop: dict[str, float]
-    auc: dict[str, float]
-    calibration: dict[str, float]
-    gains: dict[tuple[str, str], Gain]
-    noise_floor_pct: float | None
-
 
 Cell = Callable[[Row], str]
 Columns = dict[str, Cell]
@@ -42,12 +27,16 @@ Columns = dict[str, Cell]
 
 @dataclass(frozen=True, kw_only=True)
 class SpanTable:
-    """Rows per surface and the pooled one; the same without the requests tagged as split trips, where there are any."""
+    """Rows per surface and the pooled one; the same without the requests tagged as split trips, where there are any.
+
+    ``cohorts``: rows of the cohorts that some arm has found, minorities first, each named after its surface.
+    """
 
     span: Span
     windows: int
     rows: list[Row]
     without_split_trips: list[Row]
+    cohorts: list[Row]
     notes: list[str]
 
 
@@ -69,8 +58,9 @@ class Report:
                     "first_window": table.span.first,
                     "last_window": table.span.last,
                     "windows": table.windows,
-                    "surfaces": {row.surface: _row_dict(row) for row in table.rows},
-                    "without_split_trips": {row.surface: _row_dict(row) for row in table.without_split_trips},
+                    "surfaces": {row.surface: row_dict(row) for row in table.rows},
+                    "without_split_trips": {row.surface: row_dict(row) for row in table.without_split_trips},
+                    "cohorts": {row.surface: row_dict(row) for row in table.cohorts},
                     "notes": table.notes,
                 }
                 for table in self.spans
@@ -90,6 +80,8 @@ class Report:
             if table.without_split_trips:
                 blocks.append("Without split trips:")
                 blocks.append(_markdown_table(table.without_split_trips))
+            if table.cohorts:
+                blocks += ["By cohort:", _markdown_table(table.cohorts, _BY_COHORT | _FLOOR, corner="cohort")]
             blocks.append("\n".join(f"- {note}" for note in table.notes))
         return "\n\n".join([*(block for block in blocks if block), LEGEND if blocks else self.nothing_yet()]) + "\n"
 
@@ -101,6 +93,8 @@ class Report:
             tables = [_rich_table(title, columns, table.rows) for title, columns in shown.items()]
             if table.without_split_trips:
                 tables.append(_rich_table("Gain without split trips, %", _MAIN | _FLOOR, table.without_split_trips))
+            if table.cohorts:
+                tables.append(_rich_table("Gain by cohort, %", _BY_COHORT | _FLOOR, table.cohorts))
             parts.append(Text(_title(self, table), style="bold"))
             for each in tables:
                 parts += [Text(), each]
@@ -141,6 +135,7 @@ def build(
     tables = []
     for span in spans:
         by_surface: dict[str, UserSums] = {}
+        by_cohort: dict[str, UserSums] = {}
         seen: set[int] = set()
         notes: list[str] = []
         for name in names:
@@ -150,34 +145,26 @@ def build(
             advance(f"{name}, {span.name}")
             parts = [sums.of_window(run, surface=name, window=window, task=task) for window in windows]
             by_surface[name] = sums.combine(parts).select(untouched=untouched)
+            found = cohort.of_windows(run, surface=name, windows=windows, task=task)
+            by_cohort |= {f"{name}: {part}": each.select(untouched=untouched) for part, each in found.items()}
             seen.update(windows)
             notes += _lost_columns(name, parts, by_surface[name])
         if not by_surface:
             continue
         if len(by_surface) > 1:
             by_surface[POOLED] = gain.pooled(by_surface)
-        rows = [_row(name, span, each, replicates, seed) for name, each in by_surface.items()]
+        rows = [row_of(name, span, each, replicates=replicates, seed=seed) for name, each in by_surface.items()]
         tagged = any(each.tagged.any() for each in by_surface.values())
         plain = {name: each.select(tagged=False) for name, each in by_surface.items()} if tagged else {}
-        without = [_row(name, span, each, replicates, seed) for name, each in plain.items()]
+        without = [row_of(name, span, each, replicates=replicates, seed=seed) for name, each in plain.items()]
+        cohorts = [row_of(name, span, each, replicates=replicates, seed=seed) for name, each in by_cohort.items()]
         notes += _findings(rows)
-        tables.append(SpanTable(span=span, windows=len(seen), rows=rows, without_split_trips=without, notes=notes))
+        tables.append(
+            SpanTable(
+                span=span, windows=len(seen), rows=rows, without_split_trips=without, cohorts=cohorts, notes=notes
+            )
+        )
     return Report(task=task, untouched=untouched, spans=tables)
-
-
-def _row(surface: str, span: Span, each: UserSums, replicates: int, seed: int) -> Row:
-    compared = gain.gains(each, surface=surface, span=span.name, replicates=replicates, seed=seed)
-    return Row(
-        surface=surface,
-        users=len(set(each.user.tolist())),
-        rows=int(each.rows.sum()),
-        ne=each.mean_by_arm("ne"),
-        ne_pop=each.mean_by_arm("ne_pop"),
-        auc=each.mean_by_arm("auc"),
-        calibration=each.mean_by_arm("calibration"),
-        gains={(one.arm, one.against): one for one in compared},
-        noise_floor_pct=gain.noise_floor(each),
-    )
 
 
 def _findings(rows: Sequence[Row]) -> list[str]:
@@ -244,18 +231,19 @@ _MAIN: Columns = {"treated over control": _gain(TREATED, CONTROL)}
 _GAINS: Columns = _MAIN | {"treated over matched": _gain(TREATED, CONTROL_MATCHED)}
 _OF_HALVES = "Gain of either half of the treatment alone, %"
 _FLOOR: Columns = {"noise\nfloor": lambda row: floor(row.noise_floor_pct)}
+_BY_COHORT: Columns = {"C2AL over control": _gain(C2AL, CONTROL), "treated over control": _gain(TREATED, CONTROL)}
 _HALVES: Columns = {
     "logit residual over control": _gain(LOGIT_RESIDUAL, CONTROL),
     "TAE over control": _gain(TAE, CONTROL),
 }
 
 
-def _markdown_table(rows: Sequence[Row]) -> str:
+def _markdown_table(rows: Sequence[Row], shown: Columns | None = None, corner: str = "surface") -> str:
     """All in one table, as wide as it gets; Markdown has neither line breaks nor padding in cells."""
-    gains = {f"{name}, %": cell for name, cell in (_GAINS | _HALVES | _FLOOR).items()}
-    columns = _LEVELS | gains
-    cells = [["surface", *columns], *([row.surface, *(cell(row) for cell in columns.values())] for row in rows)]
-    lines = ["| " + " | ".join(" ".join(cell.split()) for cell in line) + " |" for line in cells]
+    gains = {f"{name}, %": cell for name, cell in (shown or _GAINS | _HALVES | _FLOOR).items()}
+    columns = gains if shown else _LEVELS | gains
+    cells = [[corner, *columns], *([row.surface, *(cell(row) for cell in columns.values())] for row in rows)]
+    lines = ["| " + " | ".join(" ".join(cell.split()).replace("|", r"\|") for cell in line) + " |" for line in cells]
     return "\n".join([lines[0], "|---" + "|---:" * len(columns) + "|", *lines[1:]])
 
 
@@ -277,23 +265,3 @@ def _rich_table(title: str, columns: Columns, rows: Sequence[Row]) -> Table:
         style = "bold" if row.surface == POOLED else None
         table.add_row(Text(row.surface), *(Text(cell(row)) for cell in columns.values()), style=style)
     return table
-
-
-def _row_dict(row: Row) -> dict[str, Any]:
-    values = {field.name: getattr(row, field.name) for field in dataclasses.fields(row) if field.name != "surface"}
-    for name in ("ne", "ne_pop", "auc", "calibration"):
-        values[name] = {arm: None if value != value else value for arm, value in values[name].items()}
-    values["gains"] = {
-        f"{arm}_vs_{against}": {
-            "gain_pct": one.gain_pct,
-            "lo": one.lo,
-            "hi": one.hi,
-            "ne_arm": one.ne_arm,
-            "ne_control": one.ne_control,
-            "seeds": one.seeds,
-            "excludes_zero": one.excludes_zero,
-            "verdict": one.verdict,
-        }
-        for (arm, against), one in row.gains.items()
-    }
-    return values

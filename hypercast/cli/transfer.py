@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from hypercast.cli.output import DEMO, Json, RunFolder, emit_report
+from hypercast.cli.output import DEMO, Json, RunFolder, emit_report, progress
 from streaming import config as configuration
 
 transfer = typer.Typer(no_args_is_help=True, help="What the foundation model is worth to each surface.")
@@ -34,6 +34,17 @@ def transfer_report(
     emit_report(report, json)
     if html is not None and not json:
         Console().print(f"The page: {html}", soft_wrap=True)
+
+
+@transfer.command("trees")
+def transfer_trees(run: RunFolder = DEMO, json: Json = False) -> None:
+    """Add boosted trees to a finished run, alone (lightgbm) and on its teacher (boosted), and print its gains."""
+    from hypercast.runtime import reference
+
+    for add in (reference.add_lightgbm, reference.add_boosted):
+        with progress(json) as advance:
+            add(run, progress=advance)
+    transfer_report(run, json=json)
 
 
 @transfer.command("ui")

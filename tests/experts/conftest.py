@@ -1,20 +1,29 @@
 """A small expert on the tiny data set, and a log with what a small foundation model says."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from experts.arms import ARMS, ArmName
+from experts.fusion import Fusion
 from experts.model import ExpertModel
+from experts.steps import SurfaceLearner
 from foundation.hstu.layer import HSTUStack
+from foundation.hstu.tower import TowerShape
 from foundation.hstu.vocabulary import BatchVocabulary
 from foundation.model import FoundationModel
 from foundation.publish import Publisher
+from hypercast.pins import Pin
 from hypercast.registry import Registry
 from hypercast.store.tae_log import TaeLog
 from streaming.workspace import Workspace
 
 EMBEDDING = 6
 SIZES = BatchVocabulary.Config(default=128)
+SURFACE = "surface_1"
+PIN = Pin(expert=SURFACE, lineage="FM")
 
 
 @pytest.fixture(scope="session")
@@ -53,3 +62,45 @@ def log(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> TaeLo
         publisher.release(config.build(inputs=workspace.inputs, seed=seed), watermark=window.start, metrics={})
         publisher.publish(window)
     return log
+
+
+@pytest.fixture
+def learner(
+    tmp_path: Path,
+    workspace: Workspace,
+    small: ExpertModel.Config,
+    sizes: BatchVocabulary.Config,
+    log: TaeLog,
+    embedding: int,
+) -> Callable[..., SurfaceLearner]:
+    """Makes a learner of ``surface_1``; ``settings`` are of its configuration, the same ``run`` is the same folder."""
+
+    def make(
+        run: str = "run",
+        *,
+        on: Workspace = workspace,
+        log: TaeLog = log,
+        arms: Sequence[ArmName] = ARMS,
+        seeds: Sequence[int] = (0, 1),
+        tower: TowerShape | None = None,
+        registry: Registry | None = None,
+        pin: Pin = PIN,
+        **settings: Any,
+    ) -> SurfaceLearner:
+        usual = {"model": small, "vocabulary": sizes, "fusion": Fusion.Config(width=4, dropout=0.2)}
+        return SurfaceLearner(
+            config=SurfaceLearner.Config(
+                arms=list(arms), **{**usual, "batch_size": 16, "cross_history": 9, **settings}
+            ),
+            surface=SURFACE,
+            workspace=on,
+            log=log,
+            pin=pin,
+            embedding=embedding,
+            seeds=list(seeds),
+            tower=tower,
+            registry=registry,
+            run=tmp_path / run,
+        )
+
+    return make

@@ -21,12 +21,15 @@ from experts.arms import (
     widened,
 )
 from experts.backbone.plain import Plain
+from experts.cohort import CohortTasks
 from experts.fusion import Fusion
 from experts.model import ExpertModel
+from foundation.hstu.tower import TowerShape
 from foundation.hstu.vocabulary import BatchVocabulary
+from streaming.errors import ConfigError
 from streaming.workspace import Workspace
 from transfer.distill import AuxiliaryHead, KnowledgeDistillation, StudentAdapter
-from transfer.gain import PAIRS
+from transfer.gain import BOOSTED, PAIRS
 
 DEFAULT_EMBEDDING = 64
 
@@ -132,13 +135,15 @@ def test_an_arm_with_nothing_from_the_teacher_predicts_as_control(workspace: Wor
 
 def test_every_name_is_a_mode_and_every_mode_a_name() -> None:
     assert {*MODES, CONTROL_MATCHED} == set(get_args(ArmName))
-    assert set(get_args(ArmName)) - {CONTROL, CONTROL_MATCHED} == {arm for arm, _ in PAIRS}
+    boosted = {BOOSTED}  # predicted beside a run, by no network
+    assert set(get_args(ArmName)) - {CONTROL, CONTROL_MATCHED} == {arm for arm, _ in PAIRS} - boosted
 
 
 def test_each_mode_is_one_name(workspace: Workspace) -> None:
     widths = {"penultimate": 64, "sequence": 32, "user": 32, "past": 64}
     base = ExpertModel.Config(width=8)
-    arms = ArmsConfig(arms=list(MODES), model=base).models(inputs=workspace.inputs, widths=widths)
+    tower = TowerShape(inputs=20, hidden=8, representation=6)
+    arms = ArmsConfig(arms=list(MODES), model=base).models(inputs=workspace.inputs, widths=widths, tower=tower)
     assert list(arms) == list(MODES)
     kinds = {name: arm.fusion and (arm.fusion.kind, arm.representation) for name, arm in arms.items()}
     assert kinds == dict.fromkeys(MODES) | {
@@ -150,6 +155,7 @@ def test_each_mode_is_one_name(workspace: Workspace) -> None:
         "treated": ("gate", "penultimate"),
         "tae_aux_head_adapter": ("gate", "penultimate"),
         "tae_history": ("gate", "past"),
+        "tae_c2al": ("gate", "penultimate"),
     }
     learns = {name: arm.distillation for name, arm in arms.items() if arm.distillation is not None}
     with_adapter = AuxiliaryHead.Config(adapter=StudentAdapter.Config())
@@ -160,7 +166,10 @@ def test_each_mode_is_one_name(workspace: Workspace) -> None:
         "tae_aux_head_adapter": with_adapter,
     }
     assert {name for name, arm in arms.items() if arm.logit_residual} == {LOGIT_RESIDUAL, TREATED}
-    shared = {"fusion": None, "representation": "penultimate", "logit_residual": False, "distillation": None}
+    assert {name for name, arm in arms.items() if arm.cohorts == CohortTasks.Config()} == {"c2al", "tae_c2al"}
+    assert {name for name, arm in arms.items() if arm.tower == tower} == {"finetune"}
+    shared = {"tower": None, "fusion": None, "representation": "penultimate", "logit_residual": False}
+    shared |= {"distillation": None, "cohorts": None}
     assert all(arm.model_copy(update=shared) == base for arm in arms.values())
 
 
@@ -181,18 +190,25 @@ def test_settings_are_shared_by_the_arms_that_have_them(workspace: Workspace) ->
     assert arms["aux_head_adapter"].distillation == expected
     assert settings.representations() == ["past", "sequence"]
     assert ArmsConfig(arms=["control", "kd"]).representations() == ["penultimate"]
+    assert ArmsConfig(arms=["tae", "finetune"]).representations() == ["penultimate", "tower_input"]
 
 
 def test_the_matched_control_is_as_large_as_the_largest_arm(workspace: Workspace) -> None:
     widths = {"penultimate": 64}
-    names: list[ArmName] = ["control_matched", "tae_cross_attention", "aux_head"]
+    names: list[ArmName] = ["control_matched", "tae_cross_attention", "aux_head", "c2al"]
     arms = ArmsConfig(arms=names, model=ExpertModel.Config(width=8)).models(inputs=workspace.inputs, widths=widths)
     assert list(arms) == names
     sizes = {name: dense_parameters(arm, workspace.inputs, 64) for name, arm in arms.items()}
     assert sizes["aux_head"] < sizes["tae_cross_attention"] <= sizes["control_matched"]
     plain = ArmsConfig(arms=["control"], model=ExpertModel.Config(width=8))
     (control,) = plain.models(inputs=workspace.inputs, widths=widths).values()
-    assert sizes["aux_head"] == dense_parameters(control, workspace.inputs, 64)  # its head does not serve
+    served = dense_parameters(control, workspace.inputs, 64)
+    assert sizes["aux_head"] == sizes["c2al"] == served  # their heads do not serve
+
+
+def test_an_arm_without_the_tower_that_it_starts_from_is_refused(workspace: Workspace) -> None:
+    with pytest.raises(ConfigError, match=r"arm 'finetune' starts from.*tower="):
+        ArmsConfig(arms=["finetune"]).models(inputs=workspace.inputs, widths={"penultimate": 6})
 
 
 @pytest.mark.parametrize("arms", [[], ["tae", "tae"], ["finesse"]])

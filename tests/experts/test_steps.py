@@ -1,6 +1,6 @@
 """All arms of one surface: predict first, then train on the same batches, and go on after a kill with the same bits."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,13 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from experts.arms import ARMS, ArmName
-from experts.fusion import Fusion
-from experts.model import ExpertModel
+from experts.arms import ARMS
 from experts.steps import FM_HEAD, SurfaceLearner
-from foundation.hstu.vocabulary import BatchVocabulary
 from hypercast import tensors
-from hypercast.pins import Pin
 from hypercast.store.tae_log import TaeLog
 from hypercast.training import checkpoint
 from hypercast.training.loop import ContinualTrainer
@@ -28,39 +24,6 @@ from transfer import predictions
 
 SURFACE = "surface_1"
 MakeLearner = Callable[..., SurfaceLearner]
-
-
-@pytest.fixture
-def learner(
-    tmp_path: Path,
-    workspace: Workspace,
-    small: ExpertModel.Config,
-    sizes: BatchVocabulary.Config,
-    log: TaeLog,
-    embedding: int,
-) -> MakeLearner:
-    def make(
-        run: str = "run", *, on: Workspace = workspace, log: TaeLog = log, arms: Sequence[ArmName] = ARMS
-    ) -> SurfaceLearner:
-        return SurfaceLearner(
-            config=SurfaceLearner.Config(
-                arms=list(arms),
-                batch_size=16,
-                model=small,
-                vocabulary=sizes,
-                fusion=Fusion.Config(width=4, dropout=0.2),
-                cross_history=9,
-            ),
-            surface=SURFACE,
-            workspace=on,
-            log=log,
-            pin=Pin(expert=SURFACE, lineage="FM"),
-            embedding=embedding,
-            seeds=[0, 1],
-            run=tmp_path / run,
-        )
-
-    return make
 
 
 @pytest.fixture

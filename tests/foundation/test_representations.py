@@ -1,4 +1,4 @@
-"""What a snapshot publishes beside the shared tower's output: the encoding at the candidate, and the user alone."""
+"""What a snapshot publishes beside the shared tower's output: what enters it, the encoding alone, the user alone."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,9 +9,11 @@ import pydantic
 import pytest
 import torch
 
+from foundation.hstu.tower import Tower
 from foundation.model import FoundationModel
 from foundation.publish import REPRESENTATIONS, Publisher
 from hypercast.registry import Registry
+from hypercast.store.segment import LOGIT
 from hypercast.store.tae_log import TaeLog
 from streaming.workspace import Workspace
 
@@ -39,7 +41,12 @@ def test_all_are_rows_of_what_the_model_computes(
     made = publisher("all", representations=list(REPRESENTATIONS), batch_size=7)
     model = small.build(inputs=workspace.inputs, seed=3).eval()
     snapshot = made.release(model, watermark=window.start, metrics={})
-    assert snapshot.dims == {"penultimate": small.representation, "sequence": small.width, "user": small.width}
+    assert snapshot.dims == {
+        "penultimate": small.representation,
+        "sequence": small.width,
+        "user": small.width,
+        "tower_input": model.tower[0].in_features,
+    }
     segment = made.publish(window)
     requests = workspace.requests(window.index)
     batch = workspace.reader({"all": (workspace.engagements, small.history)}).batch(requests)
@@ -49,9 +56,33 @@ def test_all_are_rows_of_what_the_model_computes(
         "penultimate": output.penultimate_CR,
         "sequence": output.sequence_CD,
         "user": user_BD[batch.owner_C],
+        "tower_input": output.tower_input_CI,
     }
     for name, vector in expected.items():
         np.testing.assert_allclose(segment.vectors(name, slice(None)), vector.numpy(), rtol=0, atol=1e-5)
+
+
+def test_a_tower_made_of_a_snapshot_says_what_the_snapshot_says(
+    publisher: MakePublisher, workspace: Workspace, small: FoundationModel.Config
+) -> None:
+    """Of what the log holds; until it has been given weights, nothing, and nothing is learned from that."""
+    window = workspace.dataset.windows[1]
+    made = publisher("tower", representations=["penultimate", "tower_input"])
+    snapshot = made.release(small.build(inputs=workspace.inputs, seed=3), watermark=window.start, metrics={})
+    segment = made.publish(window)
+    given = torch.from_numpy(segment.vectors("tower_input", slice(None)).copy())
+    tower = Tower(shape=small.tower_shape(workspace.inputs), tasks=len(workspace.inputs.tasks))
+    said = tower(given)
+    said.sum().backward()
+    assert not said.any() and not any(parameter.grad.any() for parameter in tower.parameters())
+    tower.give(snapshot.load())
+    for index, task in enumerate(workspace.inputs.tasks):
+        expected = segment.numpy(LOGIT + task)
+        np.testing.assert_allclose(tower(given)[:, index].detach().numpy(), expected, rtol=0, atol=1e-5)
+    assert np.ptp(segment.numpy(LOGIT + "purchase")) > 0
+    again = Tower(shape=small.tower_shape(workspace.inputs), tasks=len(workspace.inputs.tasks))
+    again.load_state_dict(tower.state_dict())
+    assert again(given).equal(tower(given))
 
 
 def test_more_representations_change_nothing_of_the_others(
@@ -97,5 +128,5 @@ def test_penultimate_is_always_there_and_each_once(wrong: list[str]) -> None:
 
 
 def test_a_representation_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(pydantic.ValidationError, match="'penultimate', 'sequence' or 'user'"):
+    with pytest.raises(pydantic.ValidationError, match="'penultimate', 'sequence', 'user' or 'tower_input'"):
         Publisher.Config(representations=["penultimate", "item"])  # type: ignore[arg-type, list-item]

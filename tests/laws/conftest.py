@@ -21,6 +21,7 @@ from hypercast.runtime.jobs import ExpertJob, FoundationJob
 from hypercast.runtime.platform import Platform
 from hypercast.store.tae_log import TaeLog
 from streaming.dataset import Dataset, read_parquet
+from streaming.history_check import seal
 from streaming.importers.synthetic import Synthetic
 from transfer import predictions
 from transfer.monitor import Monitor
@@ -55,6 +56,8 @@ SETTINGS: dict[str, Any] = {
         "optimiser": FAST,
         "residual_optimiser": FAST,
         "cross_history": 8,
+        "finetune_window": 3,
+        "cohorts": {"windows": 1, "least_rows": 5, "least_positives": 1, "confidence": 0.001},
         "vocabulary": {"default": 64},
         "fusion": {"width": 8},
         "model": {"width": 8, "history": 8, "backbone": {"hidden": [8]}},
@@ -211,6 +214,7 @@ def changed(dataset: Dataset, tmp_path: Path) -> Callable[..., Path]:
         for window in copy.windows:
             _rewrite(copy.request_file(window.index), requests, window.index)
             _rewrite(copy.engagement_file(window.index), engagements, window.index)
+        seal(copy)
         return copy.path
 
     return change

@@ -10,6 +10,7 @@ import pytest
 from hypercast.codec import arrow
 from hypercast.store.segment import LOGIT
 from streaming.dataset import Dataset
+from streaming.features import DENSE
 
 MODES = (
     "control",
@@ -21,8 +22,19 @@ MODES = (
     "tae_concat",
     "tae_cross_attention",
     "tae_history",
+    "c2al",
+    "tae_c2al",
+    "finetune",
 )
-READ_VECTORS = {"tae_aux_head_adapter", "tae_sequence", "tae_concat", "tae_cross_attention", "user_embedding"}
+READ_VECTORS = {
+    "tae_aux_head_adapter",
+    "tae_sequence",
+    "tae_concat",
+    "tae_cross_attention",
+    "user_embedding",
+    "tae_c2al",
+    "finetune",
+}
 SCORED = 3
 """The window after those that were trained on."""
 
@@ -56,7 +68,12 @@ def flip(played, window: int, *, vector: float = 1.0, logit: float = 1.0) -> Non
 
 
 def test_what_the_arms_read_is_published(played) -> None:
-    assert played.registry.current("FM").dims == {"penultimate": 8, "sequence": 16, "user": 16}
+    assert played.registry.current("FM").dims == {
+        "penultimate": 8,
+        "sequence": 16,
+        "user": 16,
+        "tower_input": 3 * 16 + 8 * len(DENSE),
+    }
 
 
 @pytest.mark.parametrize(

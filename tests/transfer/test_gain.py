@@ -93,7 +93,7 @@ def test_reproducible_and_seeded(make_table) -> None:
 
 def test_chunks_of_the_bootstrap_draw_every_user_once_on_average() -> None:
     random = np.random.default_rng(0)
-    counts = list(gain._draw_users(random, 3_000_000, 3))
+    counts = list(gain.draw_users(random, 3_000_000, 3))
     assert [each.shape for each in counts] == [(1, 3_000_000)] * 3
     assert all(each.sum() == 3_000_000 for each in counts)
 

@@ -5,12 +5,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hypercast.training import checkpoint
-from transfer import figures, gain, page, page_parts, predictions, report
+from transfer import cohort, figures, gain, page, page_parts, predictions, report
 
 SPANS = (gain.Span("early", 1, 2), gain.Span("late", 3, 9))
 HOSTILE = "<script>alert('1')</script>&\"$x_$"
@@ -120,6 +121,24 @@ def test_it_needs_nothing_else_and_runs_nothing(html: str) -> None:
     assert "prefers-color-scheme: dark" in html
 
 
+def test_cohorts_are_told_apart_by_name(run: Path, tmp_path: Path, make_table) -> None:
+    """Of every arm, where there are any; a run without cohorts says nothing of them."""
+    assert "by cohort" not in built(run).to_html()
+    table = make_table(seed=1)
+    predictions.write(tmp_path, surface="home", window=1, table=table)
+    members = {"user.income=high": np.arange(len(table)) % 3 == 0, HOSTILE: np.arange(len(table)) % 3 > 0}
+    cohort.write(tmp_path, surface="home", window=1, members=members)
+    made = built(tmp_path)
+    text = " ".join(" ".join(Reader(made.to_html()).text).split())
+    (each,) = made.report.spans
+    assert [row.surface for row in each.cohorts] == ["home: user.income=high", f"home: {HOSTILE}"]
+    for row in each.cohorts:
+        for arm in ("treated", "control_matched"):
+            one = row.gains.get((arm, "control"))
+            assert one is None or f"{one.gain_pct:+.2f}" in text
+        assert row.surface in text
+
+
 def test_names_are_text_and_nothing_else(made: page.Page) -> None:
     rows = made.report.spans[0].rows[:1]
     hostile = page.Page(
@@ -133,6 +152,7 @@ def test_names_are_text_and_nothing_else(made: page.Page) -> None:
                     windows=2,
                     rows=[report.Row(**{**vars(row), "surface": HOSTILE}) for row in rows],
                     without_split_trips=[],
+                    cohorts=[report.Row(**{**vars(row), "surface": HOSTILE}) for row in rows],
                     notes=[HOSTILE],
                 )
             ],

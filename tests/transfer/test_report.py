@@ -2,10 +2,11 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
-from transfer import gain, predictions, report, sums
+from transfer import cohort, gain, predictions, report, sums
 
 SPANS = (gain.Span("early", 1, 2), gain.Span("late", 5, 9))
 COMPLETE_JOURNEY = ("storefront", "endcap", "aisle", "mailer_interior", "mailer_front", "mailer_back_wrap")
@@ -128,6 +129,28 @@ def test_long_surface_names_are_folded_not_cut(tmp_path: Path, make_table) -> No
     assert "…" not in "".join(lines)
     assert max(map(len, lines)) <= 80
     assert "".join(line.split(" ")[0] for line in lines).count(name) == 4  # the tables of a span
+
+
+def test_gains_by_cohort(tmp_path: Path, make_table) -> None:
+    """Of the windows that know of a cohort, the untouched users apart, in every form that the report has."""
+    noise = {"control": 1.0, "c2al": 0.3, "treated": 1.0}
+    tables = {window: make_table(seed=window, noise=noise) for window in (1, 2)}
+    for window, table in tables.items():
+        predictions.write(tmp_path, surface="home", window=window, table=table)
+    assert report.build(tmp_path, task="buy", spans=SPANS, replicates=50).spans[0].cohorts == []
+    few = np.arange(len(tables[2])) % 4 == 0
+    cohort.write(tmp_path, surface="home", window=2, members={"item.kind=a|b": few, "item.kind=c": ~few})
+    result = report.build(tmp_path, task="buy", spans=SPANS, replicates=50)
+    minority, majority = result.spans[0].cohorts
+    shown = ~sums.is_untouched(tables[2].column("user_id").to_numpy())
+    assert (minority.rows, majority.rows) == ((few & shown).sum(), (~few & shown).sum())
+    one = minority.gains["c2al", "control"]
+    assert one.gain_pct > 0 and one.rows == minority.rows
+    line = f"| home: item.kind=a\\|b | {one.gain_pct:+.2f} "
+    assert "By cohort:" in result.to_markdown() and line in result.to_markdown()
+    assert f"{one.gain_pct:+.2f}" in "".join(each for each in _rendered(result, 80) if "a|b" in each)
+    told = json.loads(json.dumps(result.to_dict(), allow_nan=False))["spans"]["early"]["cohorts"]
+    assert told["home: item.kind=a|b"]["gains"]["c2al_vs_control"]["gain_pct"] == one.gain_pct
 
 
 def test_before_the_first_window(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ class SurfaceWorkspace(Workspace):
 
     @cached_property
     def engagements(self) -> EngagementLog:
-        return EngagementLog.read(self.dataset, self.items).only(self.index)
+        return self._index.only(self.index)
 
     @property
     def index(self) -> int:

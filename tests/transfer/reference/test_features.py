@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from streaming.dataset import Dataset
@@ -30,14 +31,15 @@ def test_names_are_unique_and_fit(features: TabularFeatures, workspace: Workspac
 
 
 def test_activity_counts_what_is_strictly_earlier(features: TabularFeatures, workspace: Workspace) -> None:
-    requests, log = workspace.requests(3), workspace.engagements
-    user_E = np.repeat(log.users, np.bincount(log.key >> 32, minlength=len(log.users)))
+    requests, dataset = workspace.requests(3), workspace.dataset
+    log = pa.concat_tables([dataset.engagements(window.index) for window in dataset.windows])
+    user_E, time_E, surface_E = (log[name].cast(pa.int64()).to_numpy() for name in ("user_id", "time", "surface"))
     values_CF = features.of(requests)
     for c in range(0, len(requests.item), 97):
         r, surface = requests.owner[c], requests.surface[c]
-        own = (user_E == requests.user_id[r]) & (log.time < requests.time[r])
-        for prefix, chosen in (("user", own), ("user_surface", own & (log.surface == surface))):
-            days = (requests.time[r] - log.time[chosen].max()) / DAY if chosen.any() else -1.0
+        own = (user_E == requests.user_id[r]) & (time_E < requests.time[r])
+        for prefix, chosen in (("user", own), ("user_surface", own & (surface_E == surface))):
+            days = (requests.time[r] - time_E[chosen].max()) / DAY if chosen.any() else -1.0
             assert column(features, values_CF, f"{prefix}_events")[c] == pytest.approx(np.log1p(chosen.sum()))
             assert column(features, values_CF, f"{prefix}_days")[c] == pytest.approx(days, rel=1e-5)
 

@@ -1,0 +1,127 @@
+"""What transfer depends on: staleness, width, backbone, and how good the teacher is.
+
+``--data`` is the data set, ``--work`` the folder of the runs: one platform run a variant of
+``configs/platform/complete_journey.yaml``, resumed where it was stopped. Figures are pooled over surfaces, windows
+40-53, users to develop on; the expert is ``tae_aux_head_adapter``, which adds no logit of the teacher's.
+
+=================================== ===================================================================================
+VARIANT.gain_pct, _lo, _hi          fall of NE against the variant's own control, in %
+VARIANT.ne, VARIANT.fm_ne           of expert and teacher
+VARIANT.fm_flops_per_candidate
+staleness_N                         teacher N windows behind (``base``: not at all)
+width_N                             embedding of N numbers
+dcn, dhen, gesr                     backbones; the base has an MLP
+size_N                              foundation models of width N, by which compute changes
+tr_N_M, _lo, _hi                    transfer ratio between sizes, the smaller of a quarter of the compute or more
+tr_N_M_floors                       the teachers' fall of NE in noise floors
+power_exponent, power_r2            fit of log expert NE on log compute over sizes
+noise_floor_pct
+=================================== ===================================================================================
+"""
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import transfer_sums
+from benchmarks.options import Options, Values
+from benchmarks.study_runs import BASE, Changes, finished
+from hypercast.cli.main import shipped_config
+from hypercast.runtime.config import PlatformConfig
+from hypercast.runtime.platform import FLOPS_FILE
+from streaming import config as configuration
+from streaming.dataset import Dataset
+from streaming.errors import ConfigError
+from transfer import gain, ratio
+from transfer.gain import CONTROL, FM_HEAD, POOLED, STEADY, TAE_AUX_HEAD_ADAPTER, Span
+from transfer.monitor import FOUNDATION
+from transfer.sums import UserSums
+
+ARM = TAE_AUX_HEAD_ADAPTER
+LEAST_SHARE = 0.25
+"""Of the larger teacher's compute, for a transfer ratio between two."""
+
+STALENESS = {
+    f"staleness_{delay}": {"expert.teacher_delay_windows": delay, "foundation.publisher.keep": delay + 2}
+    for delay in (1, 2, 4, 8)
+}
+WIDTH = {f"width_{width}": {"foundation.model.representation": width} for width in (16, 32, 128)}
+BACKBONE = {kind: {"expert.model.backbone": {"kind": kind}} for kind in ("dcn", "dhen", "gesr")}
+SIZE = {
+    f"size_{width}": {"foundation.model.width": width, "foundation.model.tower": 4 * width} for width in (24, 40, 96)
+}
+STUDIES: dict[str, Changes] = {**STALENESS, **WIDTH, **BACKBONE, **SIZE}
+
+
+def measure(options: Options) -> Values:
+    """All figures; trains whatever ``--work`` does not hold yet.
+
+    Raises:
+        ConfigError: ``--data`` or ``--work`` is not given.
+    """
+    if options.data is None or options.work is None:
+        raise ConfigError(
+            "transfer_studies trains many runs and keeps them: give --data DATASET and --work DIR, for example "
+            "--data data/complete_journey --work runs/studies"
+        )
+    base = configuration.load(shipped_config("platform/complete_journey.yaml"), PlatformConfig)
+    values = base.model_dump(mode="json")
+    values["dataset"] = {"path": str(options.data)}
+    values["expert"]["arms"] = [CONTROL, ARM]
+    return studies(PlatformConfig.model_validate(values), STUDIES, work=options.work, span=STEADY)
+
+
+def studies(base: PlatformConfig, variants: dict[str, Changes], *, work: Path, span: Span) -> Values:
+    """Figures of ``base`` and its ``variants``."""
+    config = Dataset.open(base.dataset.path).config
+    sums: dict[str, UserSums] = {}
+    flops: dict[str, float] = {}
+    for name, changes in {BASE: {}, **variants}.items():
+        run = finished(base, name, changes, work=work)
+        by_surface = {
+            surface: transfer_sums.read([run], surface=surface, span=span, task=config.tasks[0].name, untouched=False)
+            for surface in config.surfaces
+        }
+        sums[name] = gain.pooled(by_surface)
+        flops[name] = json.loads((run / FLOPS_FILE).read_text(encoding="utf-8"))[FOUNDATION]
+    sizes = sorted([BASE, *(name for name in variants if name in SIZE)], key=lambda name: flops[name])
+    values: Values = {"seeds": len(base.seeds)}
+    for name, each in sums.items():
+        values |= _figures(name, each) | {f"{name}.fm_flops_per_candidate": flops[name]}
+    if (floor := gain.noise_floor(sums[BASE])) is not None:
+        values["noise_floor_pct"] = floor
+    return values | _ratios(sums, flops, sizes) | _power_law(sums, flops, sizes)
+
+
+def _figures(name: str, sums: UserSums) -> Values:
+    (one,) = gain.gains(sums, surface=POOLED, span=name, pairs=[(ARM, CONTROL)])
+    said: dict[str, Any] = {"gain_pct": one.gain_pct, "gain_lo": one.lo, "gain_hi": one.hi, "ne": one.ne_arm}
+    said["fm_ne"] = sums.mean_by_arm("ne")[FM_HEAD]
+    return {f"{name}.{key}": value for key, value in said.items()}
+
+
+def _ratios(sums: dict[str, UserSums], flops: dict[str, float], sizes: list[str]) -> Values:
+    values: Values = {}
+    for small, large in itertools.combinations(sizes, 2):
+        if flops[small] < LEAST_SHARE * flops[large]:
+            continue
+        found, key = ratio.transfer_ratio(sums[small], sums[large], arm=ARM), f"tr_{small}_{large}"
+        values |= {key: found.value, f"{key}_lo": found.lo, f"{key}_hi": found.hi}
+        if found.floors is not None:
+            values[f"{key}_floors"] = found.floors
+    return values
+
+
+def _power_law(sums: dict[str, UserSums], flops: dict[str, float], sizes: list[str]) -> Values:
+    """``NE = a * compute ** exponent`` by least squares in logarithms; absent for fewer than three sizes."""
+    if len(sizes) < 3:
+        return {}
+    x = np.log([flops[name] for name in sizes])
+    y = np.log([sums[name].mean_by_arm("ne")[ARM] for name in sizes])
+    exponent, level = np.polyfit(x, y, 1)
+    left = y - (exponent * x + level)
+    spread = float(((y - y.mean()) ** 2).sum())
+    return {"power_exponent": float(exponent), "power_r2": 1 - float((left**2).sum()) / spread if spread else 0.0}
