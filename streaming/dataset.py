@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from streaming import config as configuration
+from streaming import label_parts
 from streaming.errors import DataError
 from streaming.files import sha256_of
 from streaming.schema import DatasetConfig, microseconds
@@ -77,8 +78,14 @@ class Dataset:
         """Path of the window's engagement part."""
         return part_file(self.path, "engagements", self.window(index).index)
 
+    def label_file(self, index: int) -> Path:
+        """Path of the window's label part (:mod:`streaming.label_parts`), which not every data set has."""
+        return label_parts.path_of(self.path, self.window(index).index)
+
     def requests(self, index: int, *, columns: Sequence[str] | None = None) -> pa.Table:
         """The window's requests, one row each (``schema.request_schema``), sorted by (time, request_id).
+
+        Labels that are kept apart from their requests (:mod:`streaming.label_parts`) are in their places.
 
         Args:
             columns: Names to read, in this order; a field of ``supervision`` is ``supervision.NAME``. None = all.
@@ -86,6 +93,8 @@ class Dataset:
         Raises:
             DataError: no such window, file or column.
         """
+        if self._late_labels(index) and (columns is None or any(name.startswith("supervision") for name in columns)):
+            return self._with_late_labels(index, columns)
         return read_parquet(self.request_file(index), columns=columns)
 
     def engagements(self, index: int) -> pa.Table:
@@ -106,6 +115,21 @@ class Dataset:
         if not file.is_file():
             raise missing_file(file)
         return sha256_of(file)
+
+    def _late_labels(self, index: int) -> list[Path]:
+        """Label parts that may know of the window's requests, oldest first."""
+        made = self.window(index)
+        until = made.end + max(task.delay_seconds for task in self.config.tasks) * 1_000_000
+        later = (window.index for window in self.windows if made.start <= window.start < until)
+        return [path for path in (label_parts.path_of(self.path, window) for window in later) if path.is_file()]
+
+    def _with_late_labels(self, index: int, columns: Sequence[str] | None) -> pa.Table:
+        labels = pa.concat_tables([read_parquet(path) for path in self._late_labels(index)])
+        table = label_parts.join(read_parquet(self.request_file(index)), labels, self.config)
+        if columns is None:
+            return table
+        _require(self.request_file(index), table.schema, columns)
+        return select(table, columns)
 
     def __repr__(self) -> str:
         return f"Dataset({self.config.name!r}, {len(self.windows)} windows, path={str(self.path)!r})"
@@ -142,6 +166,19 @@ def read_parquet(path: Path, *, columns: Sequence[str] | None = None) -> pa.Tabl
         raise DataError(f"{path}: not a readable Parquet file ({error}). Import the data set again.") from None
     top = dict.fromkeys(name.partition(".")[0] for name in columns)
     return table.select(list(top))
+
+
+def select(table: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """Some columns of a table, those of a struct by ``STRUCT.NAME``, in the order in which they are first named."""
+    chosen = {}
+    for top in dict.fromkeys(name.partition(".")[0] for name in columns):
+        column = table[top]
+        if top not in columns:
+            struct = column.combine_chunks()
+            fields = [field for field in struct.type if f"{top}.{field.name}" in columns]
+            column = pa.StructArray.from_arrays([struct.field(field.name) for field in fields], fields=fields)
+        chosen[top] = column
+    return pa.table(chosen)
 
 
 def _require(path: Path, schema: pa.Schema, columns: Sequence[str]) -> None:

@@ -1,26 +1,51 @@
-"""Everything that a consumer of a data set needs in memory, opened once."""
+"""Everything that a consumer of a data set needs, opened once; what is large is mapped and shared between processes."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+
+import numpy as np
 
 from streaming.batch import BatchReader
 from streaming.catalogue import Catalogue
 from streaming.dataset import Dataset, Window
+from streaming.engagement_index import open_index
 from streaming.history import EngagementLog
+from streaming.history_check import require_histories
 from streaming.inputs import Inputs
+from streaming.labels.asked import AskedWindows, ask
+from streaming.labels.attribution import closed, conversions, window_of
+from streaming.labels.delays import DelayCurves
+from streaming.labels.plan import LabelPlan
+from streaming.labels.policy import Interpolation, LabelPolicy
+from streaming.prefetch import Prefetch
 from streaming.requests import Requests, read_requests
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """A data set with its catalogues and its engagement log."""
+    """A data set with its catalogues and its engagement log.
+
+    Attributes:
+        prefetch: how readers of batches work ahead.
+        labels: what training does until a task's label is known; tasks that are not named wait.
+        delays: how delay curves are estimated, and ``delay_groups``, the user attributes they may differ by, coarse to
+            fine.
+    """
 
     dataset: Dataset
+    prefetch: Prefetch.Config = field(default=Prefetch.Config(), kw_only=True)
+    labels: Mapping[str, LabelPolicy] = field(default_factory=dict, kw_only=True)
+    delays: DelayCurves.Config = field(default=DelayCurves.Config(), kw_only=True)
+    delay_groups: tuple[str, ...] = field(default=(), kw_only=True)
+
+    @cached_property
+    def plan(self) -> LabelPlan:
+        return LabelPlan.of(self.dataset.config.tasks, self.labels)
 
     @cached_property
     def inputs(self) -> Inputs:
-        return Inputs.of(self.dataset.config)
+        return replace(Inputs.of(self.dataset.config), tasks=self.plan.head_names, labels=self.plan)
 
     @cached_property
     def items(self) -> Catalogue:
@@ -32,11 +57,30 @@ class Workspace:
 
     @cached_property
     def engagements(self) -> EngagementLog:
-        return EngagementLog.read(self.dataset, self.items)
+        """The engagements of every window. Spans are cut by time, so later windows stay invisible to a request."""
+        return self._index
+
+    @cached_property
+    def _index(self) -> EngagementLog:
+        return open_index(self.dataset, self.items)
 
     def requests(self, window: int) -> Requests:
-        """The window's requests in time order."""
-        return read_requests(self.dataset, window, items=self.items, users=self.users)
+        """The window's requests in time order.
+
+        Raises:
+            DataError: they say with which histories they were written, and the engagement log holds others.
+        """
+        requests = read_requests(self.dataset, window, items=self.items, users=self.users)
+        if requests.history_check is not None:
+            require_histories(
+                self._index,
+                request_id=requests.request_id,
+                user_id=requests.user_id,
+                time=requests.time,
+                said=requests.history_check,
+                source=str(self.dataset.request_file(window)),
+            )
+        return requests
 
     def learned_in(self, window: Window) -> Iterator[tuple[int, Requests]]:
         """Requests of which some label became known in ``window``, by the index of the window they were made in.
@@ -46,10 +90,70 @@ class Workspace:
         delay = max(task.delay_seconds for task in self.dataset.config.tasks) * 1_000_000
         for made in self.dataset.windows:
             if made.start <= window.start < made.end + delay:
-                requests = self.requests(made.index).learned_in(window)
+                requests = self.taught(self.requests(made.index), window).learned_in(window)
                 if len(requests):
                     yield made.index, requests
 
+    def taught(self, requests: Requests, window: Window) -> Requests:
+        """The requests with what ``window`` teaches of them in place of what is stored, a column a head."""
+        time_C = requests.time[requests.owner]
+        taught = self.plan.taught(requests.supervision, time_C=time_C, since=window.start, before=window.end)
+        return replace(requests, supervision=taught)
+
+    def outcomes(self, requests: Requests) -> Requests:
+        """The requests with labels as they are known when the data set ends: what predictions are held against."""
+        supervision, time_C = requests.supervision, requests.time[requests.owner]
+        end = self.dataset.windows[-1].end
+        known = [
+            closed(task, time_C=time_C, label_C=supervision.label[:, index], known_C=supervision.known_time[:, index])[
+                1
+            ]
+            for index, task in enumerate(self.dataset.config.tasks)
+        ]
+        known_CT = np.stack(known, axis=1)
+        told = replace(supervision, known_time=np.where(known_CT < end, known_CT, supervision.NEVER))
+        return replace(requests, supervision=told)
+
+    def asked(self, requests: Requests, *, now: int, windows: Mapping[str, int] | None = None) -> AskedWindows:
+        """How to read the heads for each candidate's tasks, by delays known before ``now`` (laws L2, L5).
+
+        ``windows``: by task, in microseconds after the request; the attribution window where none is named.
+        """
+        interpolated = [
+            (index, task)
+            for index, (task, policy) in enumerate(zip(self.plan.tasks, self.plan.policies, strict=True))
+            if isinstance(policy, Interpolation)
+        ]
+        group_CG = self._delay_groups(requests)
+        if not interpolated:
+            return ask(self.plan, group_CG=group_CG, curves={}, windows=windows)
+        since = now - round(self.delays.lookback_days * 86_400e6)
+        parts = [self.requests(made.index) for made in self.dataset.windows if made.end > since and made.start < now]
+        time_N = np.concatenate([part.time[part.owner] for part in parts] or [np.zeros(0, dtype=np.int64)])
+        group_NG = np.concatenate([self._delay_groups(part) for part in parts] or [group_CG[:0]])
+        curves = {}
+        for index, task in interpolated:
+            label_N = np.concatenate([part.supervision.label[:, index] for part in parts] or [np.zeros(0)])
+            known_N = np.concatenate([part.supervision.known_time[:, index] for part in parts] or [time_N])
+            curves[task.name] = self.delays.estimate(
+                time_N=time_N,
+                conversion_N=conversions(label_N, known_N),
+                group_NG=group_NG,
+                now=now,
+                window=window_of(task),
+            )
+        return ask(self.plan, group_CG=group_CG, curves=curves, windows=windows)
+
+    def _delay_groups(self, requests: Requests) -> np.ndarray:
+        columns = [self.users.features.index(name) for name in self.delay_groups]
+        return self.users.code[requests.user][requests.owner][:, columns]
+
     def reader(self, histories: dict[str, tuple[EngagementLog, int]]) -> BatchReader:
         """A reader of batches that carry ``histories``."""
-        return BatchReader(items=self.items, users=self.users, context=self.dataset.config.context, histories=histories)
+        return BatchReader(
+            items=self.items,
+            users=self.users,
+            context=self.dataset.config.context,
+            histories=histories,
+            prefetch=self.prefetch,
+        )

@@ -16,6 +16,7 @@ from hypercast.cli.expert import expert
 from hypercast.cli.foundation import foundation
 from hypercast.cli.output import DEMO, Json, RunFolder, emit_report, progress
 from hypercast.cli.store import store
+from hypercast.cli.stream import stream
 from hypercast.cli.transfer import transfer
 from streaming import config as configuration
 from streaming.errors import UserError
@@ -27,6 +28,7 @@ for name, group in {
     "expert": expert,
     "transfer": transfer,
     "store": store,
+    "stream": stream,
 }.items():
     app.add_typer(group, name=name)
 

@@ -1,7 +1,7 @@
 """What a platform is: a data set, a foundation model, experts, and how to run them."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pydantic
 
@@ -11,7 +11,12 @@ from foundation.steps import FoundationLearner
 from hypercast.store.online import OnlineStore
 from hypercast.store.tae_log import TaeLog
 from streaming.config import Config
+from streaming.dataset import Dataset
 from streaming.importers.complete_journey import CompleteJourney
+from streaming.labels.delays import DelayCurves
+from streaming.labels.policy import FakeNegative, LabelPolicy
+from streaming.sources.source import StreamConfig
+from streaming.workspace import Workspace
 from transfer.gain import COLD, STEADY, Span
 from transfer.monitor import Monitor
 
@@ -35,6 +40,12 @@ class PlatformConfig(Config):
         engine: ``local`` runs jobs one after the other in this process, ``ray`` in actors side by side.
         expert_jobs: over how many jobs the surfaces' experts are spread.
         threads: of torch in each job. Results are the same bits for the same number, under either engine.
+        stream: where windows come from as they are written; null: ``dataset`` holds them. With a stream, ``dataset`` is
+            the catalogue: ``dataset.yaml``, items and users of the data that is to come (docs/streams.md).
+        labels: by task with an attribution window, what training does until its labels are known
+            (docs/delayed_labels.md); tasks that are not named wait.
+        delays: how long conversions take, for ``interpolation``; ``delay_groups``: user attributes it may depend on,
+            coarse to fine.
         online: the store that serving reads, fed with what is published to the TAE log; ``{}`` keeps it in the run
             folder. Experts do not read it.
     """
@@ -50,6 +61,10 @@ class PlatformConfig(Config):
     threads: int = pydantic.Field(default=1, ge=1)
     foundation: FoundationLearner.Config = FoundationLearner.Config()
     expert: SurfaceLearner.Config = SurfaceLearner.Config()
+    stream: StreamConfig | None = None
+    labels: dict[str, LabelPolicy] = {}
+    delays: DelayCurves.Config = DelayCurves.Config()
+    delay_groups: list[str] = []
     log: TaeLog.Config = TaeLog.Config()
     online: OnlineStore.Config | None = None
     monitor: Monitor.Config = Monitor.Config()
@@ -63,6 +78,30 @@ class PlatformConfig(Config):
                 f"removed by then. Give keep: {delay + 2} or more"
             )
         return self
+
+    @pydantic.model_validator(mode="after")
+    def _a_stream_is_trained_on_once(self) -> "PlatformConfig":
+        if self.stream is not None and (self.foundation.trainer.epochs > 1 or self.expert.trainer.epochs > 1):
+            raise ValueError("stream: every event of a stream is trained on once. Give trainer: {epochs: 1}")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _fake_negatives_are_no_labels(self) -> "PlatformConfig":
+        assumes = any(isinstance(policy, FakeNegative) for policy in self.labels.values())
+        if assumes and (self.expert.model.calibration is not None or "kd" in self.expert.arms):
+            raise ValueError(
+                "labels: of fake_negative, half of what is learned is no outcome, and neither calibration nor the "
+                "arm kd can tell. Give expert.model.calibration: null and leave kd out, or use interpolation"
+            )
+        return self
+
+    def workspace(self, dataset: Dataset) -> Workspace:
+        """``dataset``, learned and read as ``labels`` says."""
+        return Workspace(dataset, **self.label_settings())
+
+    def label_settings(self) -> dict[str, Any]:
+        """What a workspace is told about labels."""
+        return {"labels": self.labels, "delays": self.delays, "delay_groups": tuple(self.delay_groups)}
 
     def publisher(self) -> Publisher.Config:
         """What is published: what the file asks for, and what its experts' arms read beside it."""

@@ -12,11 +12,10 @@ from hypercast.pins import Pin
 from hypercast.registry import Registry
 from hypercast.runtime.config import PlatformConfig
 from hypercast.runtime.online import OnlineFeed
+from hypercast.runtime.stream import keeper, workspace_of
 from hypercast.store.tae_log import TaeLog
 from hypercast.training.loop import ContinualTrainer
 from hypercast.training.memory import keep_freed_memory
-from streaming.dataset import Dataset
-from streaming.workspace import Workspace
 
 
 class FoundationJob:
@@ -25,7 +24,7 @@ class FoundationJob:
     def __init__(self, config: PlatformConfig, run: Path) -> None:
         torch.set_num_threads(config.threads)
         keep_freed_memory()
-        self.workspace = Workspace(Dataset.open(config.dataset.path))
+        self.workspace = workspace_of(config, run)
         self.publisher = Publisher(
             config=config.publisher(),
             model=config.foundation.model,
@@ -44,7 +43,10 @@ class FoundationJob:
             else None
         )
         self.trainer = ContinualTrainer(
-            config=config.foundation.trainer, learner=self.learner, checkpoints=run / "checkpoints" / "foundation"
+            config=config.foundation.trainer,
+            learner=self.learner,
+            checkpoints=run / "checkpoints" / "foundation",
+            keep=keeper(run, "foundation", self.workspace),
         )
 
     def publish(self, window: int) -> None:
@@ -82,7 +84,7 @@ class ExpertJob:
     def __init__(self, config: PlatformConfig, run: Path, surfaces: list[str]) -> None:
         torch.set_num_threads(config.threads)
         keep_freed_memory()
-        self.workspace = Workspace(Dataset.open(config.dataset.path))
+        self.workspace = workspace_of(config, run)
         registry = Registry(run / "registry")
         log = config.log.build(run / "tae_log")
         self.learners = {
@@ -90,7 +92,10 @@ class ExpertJob:
         }
         self.trainers = {
             surface: ContinualTrainer(
-                config=config.expert.trainer, learner=learner, checkpoints=run / "checkpoints" / "experts" / surface
+                config=config.expert.trainer,
+                learner=learner,
+                checkpoints=run / "checkpoints" / "experts" / surface,
+                keep=keeper(run, surface, self.workspace, surface=self.workspace.inputs.surfaces.index(surface)),
             )
             for surface, learner in self.learners.items()
         }
@@ -128,6 +133,8 @@ class ExpertJob:
             pin=_pin(registry, surface, lineage=config.foundation.publisher.lineage),
             embedding=config.foundation.model.representation,
             encoding=config.foundation.model.width,
+            tower=config.foundation.model.tower_shape(self.workspace.inputs),
+            registry=registry,
             seeds=config.seeds,
             run=run,
         )

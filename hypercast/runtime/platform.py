@@ -3,18 +3,19 @@
 import json
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from hypercast.registry import Registry
+from hypercast.runtime import stream
 from hypercast.runtime.config import DatasetChoice, PlatformConfig
 from hypercast.runtime.engine import Engine, LocalEngine, RayEngine
 from hypercast.runtime.jobs import ExpertJob, FoundationJob
 from streaming import config as configuration
 from streaming import files
 from streaming.dataset import Dataset, Window
-from streaming.errors import ConfigError
+from streaming.errors import ConfigError, DataError
 from transfer import curve, figures, gain, page, predictions, report, sums
 from transfer.evaluate import evaluate
 from transfer.monitor import FOUNDATION, PLATFORM, Monitor, expert_key
@@ -64,17 +65,57 @@ class Platform:
         )
 
     def _loop(self, engine: Engine, monitor: Monitor, windows: list[Window], progress: Progress) -> None:
+        last: tuple[Any, list[Any], Window] | None = None
+
+        def done(window: Window) -> None:
+            progress(f"window {window.index}", (windows.index(window) + 1) / len(windows))
+
+        for ready in self._ready(windows):
+            foundation, experts = self._start(engine)
+            self._run_windows(engine, monitor, foundation, experts, ready, done)
+            if self.config.stream is not None:
+                stream.relabel(self.run_folder, since=ready[0])
+            last = foundation, experts, ready[-1]
+        if last is None:
+            raise DataError(
+                f"{self.config.name}: the stream has ended, and no window is complete. One is when every partition has "
+                "given a message that is later than its end by `allowed_lateness_seconds`, or its end marker."
+            )
+        self._wind_up(engine, monitor, *last)
+
+    def _ready(self, windows: list[Window]) -> Iterator[list[Window]]:
+        """Windows whose data is there, in order: all at once from files, as they are sealed from a stream."""
+        if self.config.stream is None:
+            yield windows
+        else:
+            yield from stream.sealed_windows(
+                self.config.stream, run=self.run_folder, catalogue=self.dataset, most=len(windows)
+            )
+
+    def _start(self, engine: Engine) -> tuple[Any, list[Any]]:
+        """The foundation model's job and the experts'; they go on from their checkpoints."""
         surfaces = self.dataset.config.surfaces
-        foundation = engine.start(FoundationJob, self.config, self.run_folder)
         jobs = min(self.config.expert_jobs, len(surfaces))
+        foundation = engine.start(FoundationJob, self.config, self.run_folder)
         experts = [engine.start(ExpertJob, self.config, self.run_folder, surfaces[job::jobs]) for job in range(jobs)]
+        return foundation, experts
+
+    def _run_windows(
+        self,
+        engine: Engine,
+        monitor: Monitor,
+        foundation: Any,
+        experts: list[Any],
+        windows: list[Window],
+        done: Callable[[Window], None],
+    ) -> None:
         pending: deque[tuple[Window, Any, list[Any]]] = deque()
 
         def collect() -> None:
-            done, trained, learned = pending.popleft()
+            window, trained, learned = pending.popleft()
             by_surface = {name: row for job in learned for name, row in engine.result(job).items()}
-            self._monitor(monitor, done, engine.result(trained), by_surface)
-            progress(f"window {done.index}", (windows.index(done) + 1) / len(windows))
+            self._monitor(monitor, window, engine.result(trained), by_surface)
+            done(window)
 
         for window in windows:
             published = engine.call(foundation, "publish", window.index)
@@ -84,7 +125,6 @@ class Platform:
                 collect()
         while pending:
             collect()
-        self._wind_up(engine, monitor, foundation, experts, windows[-1])
 
     def _wind_up(self, engine: Engine, monitor: Monitor, foundation: Any, experts: list[Any], last: Window) -> None:
         """Export and register the experts, and count what the models compute."""
@@ -169,11 +209,13 @@ class Platform:
     def _keep_config(self) -> None:
         """Write the configuration into the run folder, or refuse a folder that was begun with another one.
 
-        The engine, the number of expert jobs and of windows, and the online store may change between runs: results do
-        not depend on them.
+        The engine, the number of expert jobs and of windows, the online store, and where a stream is found and when it
+        is left may change between runs: results do not depend on them.
         """
         path = self.run_folder / "platform.yaml"
-        free = {"engine", "expert_jobs", "windows", "run", "online"}
+        of_stream = {"bootstrap_servers", "client", "until", "silence_seconds", "max_bad_share", "idle_after_seconds"}
+        free: dict[str, bool | set[str]] = {"stream": of_stream}
+        free |= dict.fromkeys(("engine", "expert_jobs", "windows", "run", "online"), True)
         if path.is_file():
             before = configuration.load(path, PlatformConfig)
             if before.model_dump(exclude=free) != self.config.model_dump(exclude=free):

@@ -12,8 +12,8 @@ from pathlib import Path
 from experts.boosted import boosted
 from hypercast.pins import Pin
 from hypercast.runtime.config import PlatformConfig
+from hypercast.runtime.stream import dataset_of
 from streaming import config as configuration
-from streaming.dataset import Dataset
 from streaming.workspace import Workspace
 from transfer import predictions
 from transfer.gain import BOOSTED
@@ -38,7 +38,7 @@ def add_lightgbm(run: Path, *, progress: Progress, source: Path | None = None) -
         DataError: ``source`` is of another data set.
     """
     config = configuration.load(run / "platform.yaml", PlatformConfig)
-    workspace = Workspace(Dataset.open(config.dataset.path))
+    workspace = Workspace(dataset_of(config, run))
     source = source or run / REFERENCE / LIGHTGBM
 
     def build() -> Boosting:
@@ -54,7 +54,7 @@ def add_boosted(run: Path, *, progress: Progress) -> None:
         ConfigError: as above.
     """
     config = configuration.load(run / "platform.yaml", PlatformConfig)
-    workspace = Workspace(Dataset.open(config.dataset.path))
+    workspace = Workspace(dataset_of(config, run))
     source = run / REFERENCE / BOOSTED
 
     def build() -> Boosting:

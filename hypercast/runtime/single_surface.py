@@ -19,9 +19,10 @@ from foundation.steps import FoundationLearner
 from hypercast.pins import Pin, check_name
 from hypercast.registry import Registry
 from hypercast.runtime.config import PlatformConfig
+from hypercast.runtime.stream import dataset_of
 from hypercast.store.tae_log import TaeLog
 from hypercast.training.loop import ContinualTrainer
-from streaming.dataset import Dataset, Window
+from streaming.dataset import Window
 from transfer import predictions
 from transfer.predictions import Column, prediction_table
 from transfer.reference.join import join_arm
@@ -45,7 +46,7 @@ class SingleSurfaceJob:
         torch.set_num_threads(config.threads)
         self.run = run
         self.seed = config.seeds[0]
-        self.workspace = SurfaceWorkspace(Dataset.open(config.dataset.path), surface)
+        self.workspace = SurfaceWorkspace(dataset_of(config, run), surface)
         lineage = check_name(f"{config.foundation.publisher.lineage}_{surface}", what="lineage")
         publisher = config.foundation.publisher.model_copy(update={"lineage": lineage})
         foundation = config.foundation.model_copy(update={"publisher": publisher})
@@ -103,7 +104,7 @@ def train_single_surfaces(config: PlatformConfig, run: Path, progress: Callable[
     Raises:
         DataError: the run in ``run`` has predictions of a window that ``config`` does not run.
     """
-    dataset = Dataset.open(config.dataset.path)
+    dataset = dataset_of(config, run)
     windows, surfaces = dataset.windows[: config.windows], dataset.config.surfaces
     for number, surface in enumerate(surfaces):
         job = SingleSurfaceJob(config, run, surface)

@@ -30,13 +30,13 @@ from hypercast.registry import Registry, Snapshot
 from hypercast.runtime import expert_file
 from hypercast.runtime.config import PlatformConfig
 from hypercast.runtime.expert_file import ExpertFile
+from hypercast.runtime.stream import dataset_of
 from hypercast.training.loop import ContinualTrainer
 from streaming import config as configuration
 from streaming import files
 from streaming.config import Config
-from streaming.dataset import Dataset, Window
+from streaming.dataset import Window
 from streaming.errors import DataError
-from streaming.workspace import Workspace
 from transfer import gain, predictions, sums
 from transfer.gain import CONTROL, Gain
 from transfer.monitor import expert_key
@@ -143,7 +143,7 @@ class SpinUp:
     def __init__(self, *, platform: PlatformConfig, name: str) -> None:
         self.platform = platform
         self.name = name
-        self.workspace = Workspace(Dataset.open(platform.dataset.path))
+        self.workspace = platform.workspace(dataset_of(platform, platform.run))
         path = expert_file.path_of(platform.run, name)
         self.expert = expert_file.read(platform.run, name).check(self.workspace.inputs, source=path)
         self.registry = Registry(platform.run / "registry")
@@ -234,6 +234,8 @@ class SpinUp:
             pin=self.pin,
             embedding=self.platform.foundation.model.representation,
             encoding=self.platform.foundation.model.width,
+            tower=self.platform.foundation.model.tower_shape(self.workspace.inputs),
+            registry=self.registry,
             seeds=self.expert.seeds,
             run=version.path,
         )

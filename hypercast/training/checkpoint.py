@@ -80,23 +80,21 @@ def load(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: there is none, or a file is damaged; the message names it and says how to go back.
     """
-    folder = latest(path)
-    if folder is None:
-        raise CheckpointError(f"{path}: no checkpoint here. Start the run from the beginning, or correct the path.")
-    try:
-        digests = json.loads((folder / "digests.json").read_bytes())
-        named = {name: str(digests[name]) for name in ("tensors.safetensors", "state.json")}
-    except (OSError, ValueError, KeyError, TypeError):
-        raise _damaged(folder / "digests.json") from None
-    for name, expected in named.items():
-        file = folder / name
-        if not file.is_file() or files.sha256_of(file) != expected:
-            raise _damaged(file)
+    folder = _current(path, "tensors.safetensors", "state.json")
     return Checkpoint(
         tensors=hypercast.tensors.load(folder / "tensors.safetensors"),
         state=json.loads((folder / "state.json").read_bytes()),
         path=folder,
     )
+
+
+def state(path: Path) -> dict[str, Any]:
+    """The ``state`` alone of the current checkpoint under ``path``; its tensors are not read.
+
+    Raises:
+        CheckpointError: see :func:`load`.
+    """
+    return json.loads((_current(path, "state.json") / "state.json").read_bytes())
 
 
 def latest(path: Path) -> Path | None:
@@ -226,6 +224,23 @@ def _require_json(value: Any, place: str) -> None:
         raise CheckpointError(
             f"{place}: {type(value).__name__} cannot be saved exactly as JSON. Pass nested state through pack()."
         )
+
+
+def _current(path: Path, *names: str) -> Path:
+    """The current checkpoint's folder, after these of its files have been checked against their digests."""
+    folder = latest(path)
+    if folder is None:
+        raise CheckpointError(f"{path}: no checkpoint here. Start the run from the beginning, or correct the path.")
+    try:
+        digests = json.loads((folder / "digests.json").read_bytes())
+        named = {name: str(digests[name]) for name in names}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise _damaged(folder / "digests.json") from None
+    for name, expected in named.items():
+        file = folder / name
+        if not file.is_file() or files.sha256_of(file) != expected:
+            raise _damaged(file)
+    return folder
 
 
 def _steps(path: Path) -> list[Path]:

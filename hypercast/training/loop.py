@@ -1,7 +1,7 @@
 """The one train loop: predict a whole window, then train on it, then checkpoint. Learners give it their steps."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -42,18 +42,29 @@ class Learner(Protocol[Batch]):
         ...
 
 
+Keep = Callable[[Window, Mapping[str, Any]], Mapping[str, Any]]
+
+
 class ContinualTrainer(Generic[Batch]):
-    """Runs a learner over windows, one checkpoint a window. A killed run continues with the same bits."""
+    """Runs a learner over windows, one checkpoint a window. A killed run continues with the same bits.
+
+    Args:
+        checkpoints: folder.
+        keep: what else the checkpoint of a window is to carry, as JSON values, given what that of the window before
+            carries: where its data came from, say. It is one file with the weights, and so never apart from them.
+    """
 
     class Config(BaseConfig):
         """Attributes: ``epochs``, passes over each window (1: every event is trained on once)."""
 
         epochs: int = pydantic.Field(default=1, ge=1)
 
-    def __init__(self, *, config: Config, learner: Learner[Batch], checkpoints: Path) -> None:
+    def __init__(self, *, config: Config, learner: Learner[Batch], checkpoints: Path, keep: Keep | None = None) -> None:
         self.config = config
         self.learner = learner
         self.checkpoints = checkpoints
+        self.kept: Mapping[str, Any] = {}
+        self._keep = keep
         self.metrics: dict[int, dict[str, float]] = {}
         if checkpoint.latest(checkpoints) is not None:
             self._resume()
@@ -84,9 +95,13 @@ class ContinualTrainer(Generic[Batch]):
     def _save(self, window: Window) -> None:
         tensors, skeleton = checkpoint.pack(self.learner.state_dict())
         state = {"learner": skeleton, "metrics": {str(index): values for index, values in self.metrics.items()}}
+        if self._keep is not None:
+            self.kept = self._keep(window, self.kept)
+            state["kept"] = self.kept
         checkpoint.save(self.checkpoints, tensors=tensors, state=state, step=window.index)
 
     def _resume(self) -> None:
         saved = checkpoint.load(self.checkpoints)
         self.learner.load_state_dict(checkpoint.unpack(saved.tensors, saved.state["learner"]))
         self.metrics = {int(index): values for index, values in saved.state["metrics"].items()}
+        self.kept = saved.state.get("kept", {})
