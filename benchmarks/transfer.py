@@ -4,7 +4,7 @@
 
     python -m benchmarks transfer --data data/complete_journey --work runs/complete_journey --json transfer.json
 
-LightGBM, alone and on each run's teacher (``boosted``), is trained here where predictions lack it. Keys, S a surface
+LightGBM is trained here where predictions lack it; ``blended`` is its mean with each run's teacher. Keys, S a surface
 and A an arm (``tae_best`` and ``expert_best`` stand for the modes chosen on windows 20-39), over windows 40-53:
 
 ========================================= =============================================================================
@@ -93,14 +93,13 @@ def figures(
 
 
 def _add_trees(runs: list[Path], *, source: Path) -> None:
-    """LightGBM once for all runs, as it does not depend on them, and trees on each run's own teacher."""
+    """LightGBM once for all runs, as it does not depend on them, and its mean with each run's teacher."""
 
     def progress(message: str, share: float) -> None:
         _logger.info("%s (%.0f %%)", message, 100 * share)
 
     for run in runs:
-        reference.add_lightgbm(run, progress=progress, source=source)
-        reference.add_boosted(run, progress=progress)
+        reference.add_trees(run, progress=progress, source=source)
 
 
 def _flops(run: Path, modes: dict[str, str]) -> Values:

@@ -260,7 +260,7 @@ class SurfaceLearner:
     def _predict_late(self, window: Window) -> None:
         """Let members that calibrate say what they make of requests whose labels became known after their window."""
         calibrated = [member for member in self.members.values() if member.model.calibration is not None]
-        for made, learned in self.workspace.learned_in(window) if calibrated else ():
+        for made, learned in self.workspace.became_known_in(window) if calibrated else ():
             if made == window.index:
                 continue
             requests = learned.on_surface(self.index)

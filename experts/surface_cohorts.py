@@ -32,7 +32,7 @@ class SurfaceCohorts:
     def finish(self, window: Window, *, size: int) -> None:
         """Count what became known in ``window``, ``size`` requests at a time, once everything has trained on it."""
         if not self.tasks.chosen:
-            for _, learned in self.workspace.learned_in(window):
+            for _, learned in self.workspace.became_known_in(window):
                 requests = learned.on_surface(self.surface)
                 for batch in self.reader.batches(requests, size=size, since=window.start, before=window.end):
                     self.tasks.observe(batch, window=window.index)

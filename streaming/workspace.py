@@ -83,6 +83,10 @@ class Workspace:
         return requests
 
     def learned_in(self, window: Window) -> Iterator[tuple[int, Requests]]:
+        """What training is given in ``window``: see :meth:`became_known_in`."""
+        return self.became_known_in(window)
+
+    def became_known_in(self, window: Window) -> Iterator[tuple[int, Requests]]:
         """Requests of which some label became known in ``window``, by the index of the window they were made in.
 
         Tasks with a delay bring earlier windows' requests back, oldest first.
@@ -101,18 +105,19 @@ class Workspace:
         return replace(requests, supervision=taught)
 
     def outcomes(self, requests: Requests) -> Requests:
-        """The requests with labels as they are known when the data set ends: what predictions are held against."""
-        supervision, time_C = requests.supervision, requests.time[requests.owner]
-        end = self.dataset.windows[-1].end
-        known = [
-            closed(task, time_C=time_C, label_C=supervision.label[:, index], known_C=supervision.known_time[:, index])[
-                1
-            ]
-            for index, task in enumerate(self.dataset.config.tasks)
-        ]
-        known_CT = np.stack(known, axis=1)
-        told = replace(supervision, known_time=np.where(known_CT < end, known_CT, supervision.NEVER))
-        return replace(requests, supervision=told)
+        """The requests with labels as they are known when the data set ends: what predictions are held against.
+
+        Only of requests so old that every outcome would be known by then: a label that is 1 is often known sooner than
+        one that is 0, and rows that are there because they are positive tell nothing of a rate.
+        """
+        supervision, time_C, end = requests.supervision, requests.time[requests.owner], self.dataset.windows[-1].end
+        known_CT = np.full(supervision.known_time.shape, supervision.NEVER)
+        for index, task in enumerate(self.dataset.config.tasks):
+            label_C, stored_C = supervision.label[:, index], supervision.known_time[:, index]
+            _, known_C = closed(task, time_C=time_C, label_C=label_C, known_C=stored_C)
+            ripe_C = time_C + round(task.delay_seconds * 1_000_000) < end
+            known_CT[:, index] = np.where(ripe_C & (known_C < end), known_C, supervision.NEVER)
+        return replace(requests, supervision=replace(supervision, known_time=known_CT))
 
     def asked(self, requests: Requests, *, now: int, windows: Mapping[str, int] | None = None) -> AskedWindows:
         """How to read the heads for each candidate's tasks, by delays known before ``now`` (laws L2, L5).

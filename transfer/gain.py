@@ -35,7 +35,7 @@ TAE_HISTORY = "tae_history"
 C2AL = "c2al"
 TAE_C2AL = "tae_c2al"
 FINETUNE = "finetune"
-BOOSTED = "boosted"
+BLENDED = "blended"
 FM_HEAD = "fm_head"
 
 POOLED = "all surfaces"
@@ -54,7 +54,7 @@ _FURTHER = (
     TAE_HISTORY,
     C2AL,
     TAE_C2AL,
-    BOOSTED,
+    BLENDED,
     FINETUNE,
 )
 PAIRS: tuple[tuple[str, str], ...] = tuple(

@@ -183,7 +183,10 @@ def _findings(rows: Sequence[Row]) -> list[str]:
             else:
                 said.append(f"{row.surface}: no gain over the {name}: the interval of {shown} includes 0.")
     if not any(row.gains for row in rows):
-        said.append("No arm can be compared yet: a control and another arm with the same seed are needed.")
+        said.append(
+            "No arm can be compared: that takes a control and another arm with the same seed, and labels in these "
+            "windows."
+        )
     return said
 
 

@@ -36,7 +36,8 @@ class DHENLayer(nn.Module):
         self.interactions = nn.ModuleList(
             INTERACTIONS[name](tokens=tokens, width=width, heads=heads) for name in interactions
         )
-        self.mix = nn.Linear(len(interactions) * tokens, tokens) if concat else None
+        # No bias: it would add one number to all of a token, which the norm takes away again.
+        self.mix = nn.Linear(len(interactions) * tokens, tokens, bias=False) if concat else None
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x_CND: Tensor) -> Tensor:

@@ -53,6 +53,8 @@ def data_import(
         with progress(json) as advance:
             found = _mapping(name, source).profile(advance, beside=_existing_parent(out))
         _emit_profile(found, json)
+        if any(each.severity == "error" for each in found.findings):
+            raise typer.Exit(1)
         return
     if out is None:
         raise ConfigError("--out is missing: say which folder to make, for example --out data/shop")

@@ -38,12 +38,11 @@ def transfer_report(
 
 @transfer.command("trees")
 def transfer_trees(run: RunFolder = DEMO, json: Json = False) -> None:
-    """Add boosted trees to a finished run, alone (lightgbm) and on its teacher (boosted), and print its gains."""
-    from hypercast.runtime import reference
+    """Add boosted trees to a finished run, alone (lightgbm) and with its teacher (blended), and print its gains."""
+    from hypercast.runtime.reference import add_trees
 
-    for add in (reference.add_lightgbm, reference.add_boosted):
-        with progress(json) as advance:
-            add(run, progress=advance)
+    with progress(json) as advance:
+        add_trees(run, progress=advance)
     transfer_report(run, json=json)
 
 

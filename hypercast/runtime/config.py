@@ -15,6 +15,7 @@ from streaming.dataset import Dataset
 from streaming.importers.complete_journey import CompleteJourney
 from streaming.labels.delays import DelayCurves
 from streaming.labels.policy import FakeNegative, LabelPolicy
+from streaming.prefetch import Prefetch
 from streaming.sources.source import StreamConfig
 from streaming.workspace import Workspace
 from transfer.gain import COLD, STEADY, Span
@@ -40,6 +41,7 @@ class PlatformConfig(Config):
         engine: ``local`` runs jobs one after the other in this process, ``ray`` in actors side by side.
         expert_jobs: over how many jobs the surfaces' experts are spread.
         threads: of torch in each job. Results are the same bits for the same number, under either engine.
+        prefetch: how batches are built ahead of training; they are the same however that is done.
         stream: where windows come from as they are written; null: ``dataset`` holds them. With a stream, ``dataset`` is
             the catalogue: ``dataset.yaml``, items and users of the data that is to come (docs/streams.md).
         labels: by task with an attribution window, what training does until its labels are known
@@ -61,6 +63,7 @@ class PlatformConfig(Config):
     threads: int = pydantic.Field(default=1, ge=1)
     foundation: FoundationLearner.Config = FoundationLearner.Config()
     expert: SurfaceLearner.Config = SurfaceLearner.Config()
+    prefetch: Prefetch.Config = Prefetch.Config()
     stream: StreamConfig | None = None
     labels: dict[str, LabelPolicy] = {}
     delays: DelayCurves.Config = DelayCurves.Config()
@@ -88,20 +91,23 @@ class PlatformConfig(Config):
     @pydantic.model_validator(mode="after")
     def _fake_negatives_are_no_labels(self) -> "PlatformConfig":
         assumes = any(isinstance(policy, FakeNegative) for policy in self.labels.values())
-        if assumes and (self.expert.model.calibration is not None or "kd" in self.expert.arms):
+        misled = [arm for arm in self.expert.arms if arm == "kd" or "adapter" in arm or "c2al" in arm]
+        if assumes and (self.expert.model.calibration is not None or misled):
             raise ValueError(
-                "labels: of fake_negative, half of what is learned is no outcome, and neither calibration nor the "
-                "arm kd can tell. Give expert.model.calibration: null and leave kd out, or use interpolation"
+                "labels: of fake_negative, half of what is learned is no outcome, and calibration, kd, adapters and "
+                f"cohorts cannot tell. Give expert.model.calibration: null and leave out {misled or 'no arm'}, or use "
+                "interpolation"
             )
         return self
 
     def workspace(self, dataset: Dataset) -> Workspace:
         """``dataset``, learned and read as ``labels`` says."""
-        return Workspace(dataset, **self.label_settings())
+        return Workspace(dataset, **self.workspace_settings())
 
-    def label_settings(self) -> dict[str, Any]:
-        """What a workspace is told about labels."""
-        return {"labels": self.labels, "delays": self.delays, "delay_groups": tuple(self.delay_groups)}
+    def workspace_settings(self) -> dict[str, Any]:
+        """What a workspace is told about labels, and about building batches."""
+        labels = {"labels": self.labels, "delays": self.delays, "delay_groups": tuple(self.delay_groups)}
+        return {**labels, "prefetch": self.prefetch}
 
     def publisher(self) -> Publisher.Config:
         """What is published: what the file asks for, and what its experts' arms read beside it."""

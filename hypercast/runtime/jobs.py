@@ -16,6 +16,8 @@ from hypercast.runtime.stream import keeper, workspace_of
 from hypercast.store.tae_log import TaeLog
 from hypercast.training.loop import ContinualTrainer
 from hypercast.training.memory import keep_freed_memory
+from streaming.dataset import Window
+from streaming.workspace import Workspace
 
 
 class FoundationJob:
@@ -74,8 +76,8 @@ class FoundationJob:
         return self.trainer.run_window(self.workspace.dataset.window(window))
 
     def flops(self, window: int) -> float:
-        """Floating-point operations for one candidate, on the window's first requests."""
-        return self.learner.flops(self.workspace.dataset.window(window))
+        """Floating-point operations for one candidate, on the first requests of the last window that has any."""
+        return self.learner.flops(_busy(self.workspace, window))
 
 
 class ExpertJob:
@@ -119,7 +121,8 @@ class ExpertJob:
 
     def flops(self, window: int) -> dict[str, float]:
         """Floating-point operations of every arm for one candidate; empty if no surface has any in the window."""
-        counted = (learner.flops(self.workspace.dataset.window(window)) for learner in self.learners.values())
+        busy = _busy(self.workspace, window)
+        counted = (learner.flops(busy) for learner in self.learners.values())
         return next((flops for flops in counted if flops), {})
 
     def _learner(
@@ -138,6 +141,12 @@ class ExpertJob:
             seeds=config.seeds,
             run=run,
         )
+
+
+def _busy(workspace: Workspace, window: int) -> Window:
+    """The last window with requests, up to the one of that index; that one if there is none."""
+    *earlier, last = [each for each in workspace.dataset.windows if each.index <= window]
+    return next((each for each in (last, *reversed(earlier)) if len(workspace.requests(each.index))), last)
 
 
 def _pin(registry: Registry, expert: str, *, lineage: str) -> Pin:

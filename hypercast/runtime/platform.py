@@ -37,8 +37,8 @@ class Platform:
     def __init__(self, config: PlatformConfig) -> None:
         self.config = config
         self.run_folder = config.run
-        self._keep_config()
         self.dataset = Dataset.open(config.dataset.path)
+        self._keep_config()
         self.task = self.dataset.config.tasks[0].name
 
     def run(self, progress: Progress) -> Report:
@@ -209,13 +209,13 @@ class Platform:
     def _keep_config(self) -> None:
         """Write the configuration into the run folder, or refuse a folder that was begun with another one.
 
-        The engine, the number of expert jobs and of windows, the online store, and where a stream is found and when it
-        is left may change between runs: results do not depend on them.
+        The engine, the number of expert jobs and of windows, prefetching, the online store, the spans of reports, and
+        where a stream is found and when it is left may change between runs: results do not depend on them.
         """
         path = self.run_folder / "platform.yaml"
         of_stream = {"bootstrap_servers", "client", "until", "silence_seconds", "max_bad_share", "idle_after_seconds"}
         free: dict[str, bool | set[str]] = {"stream": of_stream}
-        free |= dict.fromkeys(("engine", "expert_jobs", "windows", "run", "online"), True)
+        free |= dict.fromkeys(("engine", "expert_jobs", "windows", "run", "online", "prefetch", "spans"), True)
         if path.is_file():
             before = configuration.load(path, PlatformConfig)
             if before.model_dump(exclude=free) != self.config.model_dump(exclude=free):

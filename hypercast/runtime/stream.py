@@ -86,7 +86,7 @@ def workspace_of(config: PlatformConfig, run: Path) -> Workspace:
     """What jobs read; of a stream, what they are handed to train on is remembered."""
     if config.stream is None:
         return config.workspace(dataset_of(config, run))
-    return AuditedWorkspace(dataset_of(config, run), **config.label_settings())
+    return AuditedWorkspace(dataset_of(config, run), **config.workspace_settings())
 
 
 def keeper(run: Path, name: str, workspace: Workspace, *, surface: int | None = None) -> Keep | None:

@@ -87,7 +87,7 @@ def _trainer(run: Path, name: str, surface: int | None, workspace: Workspace) ->
         chain = audit.chained(chain, window.index, table)
         requests, labels = requests + table.num_rows, labels + int(table["labels"].to_numpy().sum())
         wanted_id, wanted = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-        for _, everything in workspace.learned_in(window):
+        for _, everything in workspace.became_known_in(window):
             found = everything if surface is None else everything.on_surface(surface)
             known = found.supervision.known(since=window.start, before=window.end).sum(axis=1)
             wanted_id.append(found.request_id)

@@ -129,7 +129,7 @@ def test_measures_a_run_and_adds_lightgbm(tmp_path: Path, monkeypatch: pytest.Mo
     for window in dataset.windows:
         for index, surface in enumerate(dataset.config.surfaces):
             own = workspace.requests(window.index).on_surface(index)
-            arms = [("control", 0), ("control", 1), ("tae", 0), ("tae", 1), ("boosted", 0)]
+            arms = [("control", 0), ("control", 1), ("tae", 0), ("tae", 1), ("fm_head", 0)]
             said = {Column("purchase", *arm): random.uniform(0.1, 0.5, len(own.item)) for arm in arms}
             table = prediction_table(own, said, tasks=workspace.inputs.tasks)
             predictions.write(work, surface=surface, window=window.index, table=table)

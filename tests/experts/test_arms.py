@@ -29,7 +29,7 @@ from foundation.hstu.vocabulary import BatchVocabulary
 from streaming.errors import ConfigError
 from streaming.workspace import Workspace
 from transfer.distill import AuxiliaryHead, KnowledgeDistillation, StudentAdapter
-from transfer.gain import BOOSTED, PAIRS
+from transfer.gain import BLENDED, PAIRS
 
 DEFAULT_EMBEDDING = 64
 
@@ -135,8 +135,8 @@ def test_an_arm_with_nothing_from_the_teacher_predicts_as_control(workspace: Wor
 
 def test_every_name_is_a_mode_and_every_mode_a_name() -> None:
     assert {*MODES, CONTROL_MATCHED} == set(get_args(ArmName))
-    boosted = {BOOSTED}  # predicted beside a run, by no network
-    assert set(get_args(ArmName)) - {CONTROL, CONTROL_MATCHED} == {arm for arm, _ in PAIRS} - boosted
+    beside = {BLENDED}  # predicted beside a run, by no network
+    assert set(get_args(ArmName)) - {CONTROL, CONTROL_MATCHED} == {arm for arm, _ in PAIRS} - beside
 
 
 def test_each_mode_is_one_name(workspace: Workspace) -> None:

@@ -5,19 +5,13 @@ predicted whole before anything of it is learned (law L4), from labels known bef
 
     RUN/predictions/SURFACE/window=00012.parquet      with the column p_TASK.lightgbm.seedN
 
-With a teacher the trees grow on what it leaves unexplained: its logit is where every row's score starts, and one more
-feature. What it said of a past window it said before it had learned anything of that window, so trees see its honest
-errors.
-
 Needs the package ``lightgbm`` (``pip install hypercast-platform[lightgbm]``).
-
-Shape legend: C candidates, F features.
 """
 
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +22,7 @@ from hypercast.training.random import stream_seed
 from streaming.config import Config as BaseConfig
 from streaming.dataset import Window
 from streaming.errors import ConfigError
+from streaming.labels.attribution import closed
 from streaming.requests import Requests
 from streaming.workspace import Workspace
 from transfer import predictions
@@ -38,20 +33,16 @@ if TYPE_CHECKING:
     import lightgbm
 
 LIGHTGBM = "lightgbm"
-"""Name of the arm without a teacher."""
-
-Teacher = Callable[[int, Requests], np.ndarray]
-"""A teacher's logits, float ``[C]``, of requests of the window of that index; nan where it said nothing."""
+"""Name of the arm."""
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Learned:
-    """One window's rows, as they looked when it was predicted. ``start_C`` is where their scores start, in logits."""
+    """One window's rows, as they looked when it was predicted: float32 ``[C, F]``, ``[C]``, and int64 ``[C]``."""
 
     feature_CF: np.ndarray
-    start_C: np.ndarray
     label_C: np.ndarray
     known_time_C: np.ndarray
 
@@ -87,21 +78,11 @@ class Boosting:
         rate_strength: float = pydantic.Field(default=10.0, gt=0)
         threads: int = pydantic.Field(default=1, ge=1)
 
-        def build(self, *, workspace: Workspace, task: str, seed: int, run: Path, **taught: Any) -> "Boosting":
-            return Boosting(config=self, workspace=workspace, task=task, seed=seed, run=run, **taught)
+        def build(self, *, workspace: Workspace, task: str, seed: int, run: Path) -> "Boosting":
+            return Boosting(config=self, workspace=workspace, task=task, seed=seed, run=run)
 
-    def __init__(
-        self,
-        *,
-        config: Config,
-        workspace: Workspace,
-        task: str,
-        seed: int,
-        run: Path,
-        arm: str = LIGHTGBM,
-        teacher: Teacher | None = None,
-    ) -> None:
-        """``run``: folder that the predictions go to, in columns of ``arm``.
+    def __init__(self, *, config: Config, workspace: Workspace, task: str, seed: int, run: Path) -> None:
+        """``run``: folder that the predictions go to.
 
         Raises:
             ConfigError: LightGBM is not installed, or the data set has no such task.
@@ -111,8 +92,7 @@ class Boosting:
             raise ConfigError(f"no task '{task}'; the data set has {', '.join(tasks)}.")
         self.config = config
         self.workspace = workspace
-        self.column = Column(task, arm, seed)
-        self.teacher = teacher
+        self.column = Column(task, LIGHTGBM, seed)
         self.run = run
         self._lightgbm = _import_lightgbm()
         self._task = tasks.index(task)
@@ -139,40 +119,22 @@ class Boosting:
         """Fit if it is time to, predict the whole window, write that, and only then take in what became known in it."""
         self._refit_if_due(window)
         requests = self.workspace.requests(window.index)
-        feature_CF, start_C = self._rows(window.index, requests)
-        self._write(window, requests, self._probability(feature_CF, start_C))
+        feature_CF = self._features.of(requests)
+        self._write(window, requests, self._score(feature_CF))
         supervision = requests.supervision
-        self._past.append(
-            _Learned(
-                feature_CF=feature_CF,
-                start_C=start_C,
-                label_C=supervision.label[:, self._task].copy(),
-                known_time_C=supervision.known_time[:, self._task].copy(),
-            )
+        label_C, known_time_C = closed(
+            self.workspace.dataset.config.tasks[self._task],
+            time_C=requests.time[requests.owner],
+            label_C=supervision.label[:, self._task].copy(),
+            known_C=supervision.known_time[:, self._task].copy(),
         )
+        self._past.append(_Learned(feature_CF=feature_CF, label_C=label_C, known_time_C=known_time_C))
         self._windows += 1
         self._features.learn(window)
 
-    def predict(self, window: int, requests: Requests) -> np.ndarray:
-        """Probabilities float64 ``[C]`` of requests of the window of that index, from what was learned so far.
-
-        Candidates are scored each by itself (law L6).
-        """
-        return self._probability(*self._rows(window, requests))
-
-    @property
-    def _names(self) -> list[str]:
-        return self._features.names if self.teacher is None else [*self._features.names, "teacher_logit"]
-
-    def _rows(self, window: int, requests: Requests) -> tuple[np.ndarray, np.ndarray]:
-        """Features ``[C, F]`` and where scores start ``[C]``."""
-        feature_CF = self._features.of(requests)
-        if self.teacher is None:
-            return feature_CF, np.zeros(len(feature_CF))
-        logit_C = self.teacher(window, requests).astype(np.float64)
-        prior = self._features.prior
-        start_C = np.where(np.isnan(logit_C), np.log(prior / (1 - prior)), logit_C)
-        return np.concatenate([feature_CF, logit_C[:, None]], axis=1, dtype=np.float32), start_C
+    def predict(self, requests: Requests) -> np.ndarray:
+        """Probabilities float64 ``[C]`` from what was learned so far; candidates are scored each by itself (law L6)."""
+        return self._score(self._features.of(requests))
 
     def _refit_if_due(self, window: Window) -> None:
         since = self._windows - self._fitted_at
@@ -183,14 +145,14 @@ class Boosting:
 
     def _fit(self, window: Window) -> "lightgbm.Booster | None":
         """Early stopping on the newest window finds how many trees; then as many on everything. None if too little."""
-        parts = [known for part in self._past if len((known := _known_before(part, window.start)).label_C)]
+        parts = [known for part in self._past if len((known := _known_before(part, window.start))[1])]
         if len(parts) < 2:
             return None
-        *earlier, newest = parts
-        if len(np.unique(newest.label_C)) < 2 or len(np.unique(np.concatenate([p.label_C for p in earlier]))) < 2:
+        *earlier, (newest_CF, newest_C) = parts
+        if len(np.unique(newest_C)) < 2 or len(np.unique(np.concatenate([label for _, label in earlier]))) < 2:
             return None
         train = self._dataset(earlier)
-        held_out = self._dataset([newest], reference=train)
+        held_out = self._lightgbm.Dataset(newest_CF, label=newest_C, reference=train)
         stop = self._lightgbm.early_stopping(self.config.patience, verbose=False)
         probe = self._lightgbm.train(
             self._parameters(window), train, self.config.rounds, valid_sets=[held_out], callbacks=[stop]
@@ -199,17 +161,12 @@ class Boosting:
         _logger.info("window %d: lightgbm with %d trees", window.index, probe.best_iteration)
         return self._lightgbm.train(self._parameters(window), everything, probe.best_iteration)
 
-    def _dataset(self, parts: Sequence[_Learned], reference: "lightgbm.Dataset | None" = None) -> "lightgbm.Dataset":
-        """Features, labels and starting scores of several windows."""
-        # Without starting scores LightGBM starts from the mean of the labels.
-        start_C = None if self.teacher is None else np.concatenate([part.start_C for part in parts])
-        return self._lightgbm.Dataset(
-            np.concatenate([part.feature_CF for part in parts]),
-            label=np.concatenate([part.label_C for part in parts]),
-            init_score=start_C,
-            categorical_feature=[self._names.index(name) for name in self._features.categorical],
-            reference=reference,
-        )
+    def _dataset(self, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> "lightgbm.Dataset":
+        """Features and labels of several windows."""
+        names = self._features.names
+        feature_CF, label_C = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        categorical = [names.index(name) for name in self._features.categorical]
+        return self._lightgbm.Dataset(feature_CF, label=label_C, categorical_feature=categorical)
 
     def _parameters(self, window: Window) -> dict[str, Any]:
         config = self.config
@@ -227,19 +184,18 @@ class Boosting:
             "cat_smooth": 50.0,
             "cat_l2": 20.0,
             "max_cat_threshold": 64,
-            "seed": stream_seed(self.column.seed, self.column.arm, window.index) % 2**31,
+            "seed": stream_seed(self.column.seed, LIGHTGBM, window.index) % 2**31,
             "num_threads": config.threads,
             "deterministic": True,
             "force_row_wise": True,
             "verbosity": -1,
         }
 
-    def _probability(self, feature_CF: np.ndarray, start_C: np.ndarray) -> np.ndarray:
-        """Before the first fit, the teacher's word, or the rate of the labels so far."""
+    def _score(self, feature_CF: np.ndarray) -> np.ndarray:
+        """Before the first fit, the rate of the labels so far."""
         if self._model is None or not len(feature_CF):
-            return np.full(len(feature_CF), self._features.prior) if self.teacher is None else _sigmoid(start_C)
-        grown_C = self._model.predict(feature_CF, raw_score=True, num_threads=self.config.threads)
-        return _sigmoid(start_C + np.asarray(grown_C))
+            return np.full(len(feature_CF), self._features.prior)
+        return np.asarray(self._model.predict(feature_CF, num_threads=self.config.threads))
 
     def _write(self, window: Window, requests: Requests, probability_C: np.ndarray) -> None:
         for index, surface in enumerate(self.workspace.inputs.surfaces):
@@ -250,15 +206,11 @@ class Boosting:
             predictions.write(self.run, surface=surface, window=window.index, table=table)
 
 
-def _known_before(part: _Learned, moment: int) -> _Learned:
-    known_C = part.known_time_C < moment
-    if known_C.all():
-        return part
-    return _Learned(**{field.name: getattr(part, field.name)[known_C] for field in fields(_Learned)})
-
-
-def _sigmoid(logit_C: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-logit_C))
+def _known_before(part: _Learned, moment: int) -> tuple[np.ndarray, np.ndarray]:
+    known = part.known_time_C < moment
+    if known.all():
+        return part.feature_CF, part.label_C
+    return part.feature_CF[known], part.label_C[known]
 
 
 def _import_lightgbm() -> Any:

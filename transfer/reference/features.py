@@ -87,7 +87,7 @@ class TabularFeatures:
     def learn(self, window: Window) -> None:
         """Let rates take in what became known in ``window``, of its own requests and of earlier ones (law L2)."""
         keys, labels = [np.zeros((0, self._rates.keys), dtype=np.int64)], [np.zeros(0)]
-        for _, requests in self._workspace.learned_in(window):
+        for _, requests in self._workspace.became_known_in(window):
             known = requests.supervision.known(since=window.start, before=window.end)[:, self._task]
             keys.append(self._keys(requests)[known])
             labels.append(requests.supervision.label[known, self._task])

@@ -253,6 +253,11 @@ class MappingConfig(Config):
                 raise ValueError(f"task {task.name}: 'given' must be another of the tasks {', '.join(tasks)}")
         return self
 
+    def _context_of_items(self) -> list[str]:
+        """Context features that are read from columns which rows have of their items."""
+        of_items = {self.item, *(each.column for each in self.items.attributes.values() if self.items.files is None)}
+        return sorted(name for name, each in self.context.items() if each.column in of_items)
+
     @pydantic.model_validator(mode="after")
     def _fit(self) -> Self:
         wanted = self.surface.item_attribute
@@ -260,6 +265,11 @@ class MappingConfig(Config):
             raise ValueError(f"surface.item_attribute {wanted!r} must be an attribute of items with files")
         if self.negatives is not None and self.dense:
             raise ValueError("drawn negatives have no dense columns: leave out 'dense', as-of features are computed")
+        if self.negatives is not None and (telling := self._context_of_items()):
+            raise ValueError(
+                f"context {telling} reads a column of the item: with drawn negatives a row's item is the positive, and "
+                "its category in the context would tell the label. Make it an attribute of items only"
+            )
         if not self.dense and not self.with_as_of_features:
             raise ValueError("nothing to read: give 'dense' columns, or leave out 'as_of_features'")
         if self.latest <= self.earliest:

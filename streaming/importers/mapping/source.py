@@ -72,7 +72,9 @@ def paths(config: FilesConfig, folder: Path) -> list[Path]:
     """The files of a configuration, each once."""
     found: dict[Path, None] = {}
     for pattern in config.files:
-        matches = sorted(glob.glob(str(folder / pattern), recursive=True)) if glob.has_magic(pattern) else [pattern]
+        matches = [pattern]
+        if glob.has_magic(pattern):
+            matches = sorted(glob.glob(pattern, root_dir=folder, recursive=True))
         files = [folder / match for match in matches if not (folder / match).is_dir()]
         lacking = [file for file in files if not file.exists()]
         if lacking or not files:

@@ -60,17 +60,16 @@ def test_a_layer_is_the_normalised_ensemble_and_shortcut(concat: bool) -> None:
     initialise_(layer, 0)
     x = tokens()
     seen = [interaction(x) for interaction in layer.interactions]
-    if concat:
-        ensemble = torch.einsum("nk,ckd->cnd", layer.mix.weight, torch.cat(seen, 1)) + layer.mix.bias[:, None]
-    else:
-        ensemble = sum(seen) / len(seen)
+    mixed = torch.einsum("nk,ckd->cnd", layer.mix.weight, torch.cat(seen, 1)) if concat else None
+    ensemble = sum(seen) / len(seen) if mixed is None else mixed
     expected = nn.functional.layer_norm(ensemble + x, (WIDTH,))
     torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("ensemble", ["sum", "concat"])
 def test_every_parameter_learns(ensemble: str, parts_of, shapes_of) -> None:
-    parts = parts_of(a=torch.randn(9, 3, generator=torch.Generator().manual_seed(0)), b=torch.rand(9, 2))
+    drawn = torch.Generator().manual_seed(0)
+    parts = parts_of(a=torch.randn(9, 3, generator=drawn), b=torch.rand(9, 2, generator=drawn))
     config = DHEN.Config(width=4, interactions=list(INTERACTIONS), ensemble=ensemble, hidden=[6])
     backbone = config.build(shapes_of(parts))
     initialise_(backbone, 0)

@@ -1,4 +1,4 @@
-"""Boosted trees join a finished run, alone and on its teacher."""
+"""Boosted trees join a finished run, and their mean with its teacher."""
 
 from pathlib import Path
 
@@ -7,8 +7,9 @@ import pytest
 
 from hypercast.runtime import reference
 from transfer import predictions
-from transfer.gain import BOOSTED, FM_HEAD
+from transfer.gain import BLENDED, FM_HEAD
 from transfer.predictions import Column
+from transfer.reference.blend import blend
 from transfer.reference.boosting import LIGHTGBM
 
 
@@ -27,29 +28,25 @@ def quiet(message: str, share: float) -> None:
     """No progress to show."""
 
 
+def never(message: str, share: float) -> None:
+    raise AssertionError("trained again")
+
+
 def test_they_join_the_runs_predictions_once(run: Path) -> None:
-    reference.add_lightgbm(run, progress=quiet)
-    reference.add_boosted(run, progress=quiet)
-    np.testing.assert_allclose(said(run, BOOSTED, 1), said(run, FM_HEAD, 1), rtol=1e-5)  # the teacher's word, at first
-    assert not np.allclose(said(run, BOOSTED, 4), said(run, FM_HEAD, 4), rtol=1e-2)
-    assert not np.allclose(said(run, BOOSTED, 4), said(run, LIGHTGBM, 4), rtol=1e-2)
-
-    def never(message: str, share: float) -> None:
-        raise AssertionError("trained again")
-
-    reference.add_lightgbm(run, progress=never)
-    reference.add_boosted(run, progress=never)
+    reference.add_trees(run, progress=quiet)
+    assert not np.allclose(said(run, LIGHTGBM, 4), said(run, FM_HEAD, 4), rtol=1e-2)
+    np.testing.assert_array_equal(said(run, BLENDED, 4), blend(said(run, LIGHTGBM, 4), said(run, FM_HEAD, 4)))
+    reference.add_trees(run, progress=never)
 
 
-def test_lightgbm_is_trained_once_for_runs_that_share_a_source(run: Path, tmp_path: Path) -> None:
+def test_trees_are_grown_once_for_runs_that_share_a_source(run: Path, tmp_path: Path) -> None:
     source = tmp_path / "shared"
-    reference.add_lightgbm(run, progress=quiet, source=source)
+    reference.add_trees(run, progress=quiet, source=source)
     first = said(run, LIGHTGBM, 4)
-    before = {file: file.stat().st_mtime_ns for file in source.rglob("*.parquet")}
-    table = predictions.read(run, surface="surface_0", window=4)
-    predictions.write(
-        run, surface="surface_0", window=4, table=table.drop_columns([Column("purchase", LIGHTGBM, 0).name])
-    )
-    reference.add_lightgbm(run, progress=quiet, source=source)
-    assert {file: file.stat().st_mtime_ns for file in source.rglob("*.parquet")} == before
+    column = Column("purchase", LIGHTGBM, 0).name
+    for surface in predictions.surfaces(run):
+        for window in predictions.windows(run, surface):
+            table = predictions.read(run, surface=surface, window=window)
+            predictions.write(run, surface=surface, window=window, table=table.drop_columns([column]))
+    reference.add_trees(run, progress=never, source=source)
     np.testing.assert_array_equal(said(run, LIGHTGBM, 4), first)

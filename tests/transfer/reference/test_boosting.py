@@ -12,7 +12,6 @@ import pytest
 from streaming.dataset import Dataset
 from streaming.errors import ConfigError
 from streaming.importers.synthetic import Synthetic
-from streaming.requests import Requests
 from streaming.schema import microseconds
 from streaming.workspace import Workspace
 from tests.transfer.reference.conftest import TASK, Row
@@ -89,9 +88,9 @@ def test_threads_change_no_bit(tiny_dataset: Dataset, boost: Boost, small: Boost
 def test_a_window_without_requests(workspace: Workspace, small: Boosting.Config, tmp_path: Path) -> None:
     boosting = small.build(workspace=workspace, task=TASK, seed=0, run=tmp_path)
     none = workspace.requests(1).slice(0, 0)
-    assert boosting.predict(1, none).shape == (0,)
+    assert boosting.predict(none).shape == (0,)
     boosting.predict_all(workspace.dataset.windows[:4])
-    assert boosting.predict(1, none).shape == (0,)
+    assert boosting.predict(none).shape == (0,)
 
 
 def test_old_windows_are_forgotten(tiny_dataset: Dataset, boost: Boost, small: Boosting.Config) -> None:
@@ -137,15 +136,15 @@ def test_l6_a_candidate_alone_in_any_order(
     boosting = small.build(workspace=workspace, task=TASK, seed=0, run=tmp_path)
     boosting.predict_all(tiny_dataset.windows[:4])
     requests = workspace.requests(5)
-    whole = boosting.predict(5, requests)
+    whole = boosting.predict(requests)
     assert len(set(whole.tolist())) > 50
     chosen = np.random.default_rng(0).permutation(len(requests))[:20]
-    shuffled = boosting.predict(5, requests.take(chosen))
+    shuffled = boosting.predict(requests.take(chosen))
     rows = np.concatenate([np.arange(requests.offsets[r], requests.offsets[r + 1]) for r in chosen])
     np.testing.assert_array_equal(shuffled, whole[rows])
     for surface in range(3):
         np.testing.assert_array_equal(
-            boosting.predict(5, requests.on_surface(surface)), whole[requests.surface == surface]
+            boosting.predict(requests.on_surface(surface)), whole[requests.surface == surface]
         )
 
 
@@ -172,62 +171,3 @@ def test_without_the_package(
 def test_unknown_keys_are_refused() -> None:
     with pytest.raises(pydantic.ValidationError, match="num_leaves"):
         Boosting.Config(num_leaves=31)
-
-
-@pytest.fixture(scope="module")
-def teacher(workspace: Workspace) -> Callable[[int, Requests], np.ndarray]:
-    """Says of each candidate, by its item alone, something that trees have no feature for."""
-
-    def logit(window: int, requests: Requests) -> np.ndarray:
-        return np.random.default_rng(0).normal(size=10_000)[requests.item_id % 10_000]
-
-    return logit
-
-
-def test_a_teacher_is_where_scores_start(workspace: Workspace, small: Boosting.Config, teacher, tmp_path: Path) -> None:
-    boosting = small.build(workspace=workspace, task=TASK, seed=0, run=tmp_path, arm="boosted", teacher=teacher)
-    requests = workspace.requests(1)
-    said_C = teacher(1, requests)
-    np.testing.assert_allclose(boosting.predict(1, requests), 1 / (1 + np.exp(-said_C)))
-    boosting.predict_all(workspace.dataset.windows[:4])
-    grown_C = boosting.predict(5, workspace.requests(5))
-    alone_C = 1 / (1 + np.exp(-teacher(5, workspace.requests(5))))
-    label_C = workspace.requests(5).supervision.label[:, 0]
-    assert log_loss(grown_C, label_C) < 0.8 * log_loss(alone_C, label_C)  # a bad teacher is corrected
-
-
-def test_a_good_teacher_is_worth_its_word(workspace: Workspace, small: Boosting.Config, tmp_path: Path) -> None:
-    """One that knows the label nearly always, and has always known it as badly."""
-
-    def telling(window: int, requests: Requests) -> np.ndarray:
-        noise = np.random.default_rng(window).normal(size=len(requests.item_id))
-        return 3 * (2 * requests.supervision.label[:, 0] - 1) + noise
-
-    runs = [
-        small.build(workspace=workspace, task=TASK, seed=0, run=tmp_path / arm, arm=arm, teacher=given)
-        for arm, given in (("boosted", telling), (LIGHTGBM, None))
-    ]
-    for boosting in runs:
-        boosting.predict_all(workspace.dataset.windows[:4])
-    requests = workspace.requests(5)
-    taught, alone = (log_loss(b.predict(5, requests), requests.supervision.label[:, 0]) for b in runs)
-    assert taught < 0.5 * alone
-
-
-def test_a_teacher_that_says_nothing_leaves_the_rate(
-    workspace: Workspace, small: Boosting.Config, tmp_path: Path
-) -> None:
-    def silent(window: int, requests: Requests) -> np.ndarray:
-        return np.full(len(requests.item_id), np.nan)
-
-    boosting = small.build(workspace=workspace, task=TASK, seed=0, run=tmp_path, arm="boosted", teacher=silent)
-    np.testing.assert_allclose(boosting.predict(1, workspace.requests(1)), 0.5)
-    boosting.predict_all(workspace.dataset.windows[:4])
-    requests = workspace.requests(5)
-    assert log_loss(boosting.predict(5, requests), requests.supervision.label[:, 0]) < log_loss(
-        np.full(len(requests.item_id), 0.3), requests.supervision.label[:, 0]
-    )
-
-
-def log_loss(probability_C: np.ndarray, label_C: np.ndarray) -> float:
-    return float(-np.log(np.where(label_C > 0, probability_C, 1 - probability_C)).mean())

@@ -11,7 +11,7 @@ import pytest
 
 from streaming import config as configuration
 from streaming.dataset import Dataset
-from streaming.errors import DataError
+from streaming.errors import ConfigError, DataError
 from streaming.importers.mapping.columns import ids
 from streaming.importers.mapping.config import MappingConfig
 from streaming.importers.mapping.importer import COUNTS, Mapping, quarantine_file
@@ -233,6 +233,14 @@ def test_known_at_says_when_a_label_came(imported: Import) -> None:
     delays = [(each["label_time_click"] - each["time"]).total_seconds() for each in candidates_of(dataset)]
     assert sorted(set(delays)) == [60, 90_000]
     assert sum(delay == 60 for delay in delays) == sum(each is None for each in late)
+
+
+def test_a_context_that_names_the_item_is_refused_beside_drawn_negatives(imported: Import) -> None:
+    """It would be that of the row, which is the positive."""
+    column = next(iter(shop_log().column_names))
+    telling = {"items": {"attributes": {"kind": column}}, "context": {"aisle": column}}
+    with pytest.raises(ConfigError, match=r"context \['aisle'\] reads a column of the item"):
+        imported(shop_log(), **NEGATIVES, **telling)
 
 
 def test_negatives_are_drawn_beside_what_was_taken(imported: Import) -> None:

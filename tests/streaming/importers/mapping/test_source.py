@@ -111,6 +111,13 @@ def test_globs_go_in_the_order_of_names_and_take_a_file_once(tmp_path: Path) -> 
     assert [cell for _, cell in read(tmp_path, ["x"], files=["*.csv", "a.csv"])[0]] == ["a", "b", "c"]
 
 
+def test_globs_of_a_folder_that_is_named_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shop" / "logs").mkdir(parents=True)
+    (tmp_path / "shop" / "logs" / "a.csv").write_text("x\n1\n")
+    monkeypatch.chdir(tmp_path)
+    assert [cell for _, cell in read(Path("shop"), ["x"], files=["logs/*.csv"])[0]] == ["1"]
+
+
 HOSTILE = {
     "no such file": ({"files": "none.csv"}, "there is no such file"),
     "no match": ({"files": "none-*.csv"}, "there is no such file"),
