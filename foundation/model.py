@@ -15,7 +15,7 @@ from foundation.hstu.delayed import DelayedHeads
 from foundation.hstu.embedding import MULTIPLE, FeatureEmbedding
 from foundation.hstu.jagged import Join
 from foundation.hstu.layer import HSTUStack, Sequences
-from foundation.hstu.numbers import KNOTS, NumberEncoding
+from foundation.hstu.numbers import NumberEncoding, encoded_width
 from foundation.hstu.stochastic_length import StochasticLength
 from foundation.hstu.tower import TowerShape
 from foundation.hstu.vocabulary import BatchVocabulary
@@ -126,7 +126,7 @@ class FoundationModel(nn.Module):
 
         def tower_shape(self, inputs: Inputs) -> TowerShape:
             """Of the shared tower and its main heads, for experts that start from them."""
-            entering = 3 * self.width + len(inputs.dense) * (1 + len(KNOTS))
+            entering = 3 * self.width + encoded_width(len(inputs.dense))
             return TowerShape(inputs=entering, hidden=self.tower, representation=self.representation)
 
         def build(self, *, inputs: Inputs, seed: int) -> "FoundationModel":

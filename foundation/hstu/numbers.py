@@ -20,6 +20,11 @@ _LOWEST, _HIGHEST = -5.0, 10.0
 _LEAST_VARIANCE = 1e-6
 
 
+def encoded_width(features: int) -> int:
+    """E, for F ``features``."""
+    return features * (1 + len(KNOTS))
+
+
 class NumberEncoding(nn.Module):
     """Standardised features and, for every knot, how far each lies above it.
 
@@ -37,7 +42,7 @@ class NumberEncoding(nn.Module):
 
     def __init__(self, features: int) -> None:
         super().__init__()
-        self.width = features * (1 + len(KNOTS))
+        self.width = encoded_width(features)
         self.register_buffer("seen", torch.zeros((), dtype=torch.float64))
         self.register_buffer("mean_F", torch.zeros(features, dtype=torch.float64))
         self.register_buffer("square_F", torch.ones(features, dtype=torch.float64))
