@@ -1,7 +1,9 @@
 """Target attention over a short history: the light sequence module of an expert.
 
-Shape legend: C candidates, L history tokens, K the longest history kept, D width.
+Shape legend: B requests, C candidates, M the most of one request, L history tokens, K the longest history, D width.
 """
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -34,21 +36,44 @@ class TargetAttention(nn.Module):
     ) -> Tensor:
         """Float ``[C, D]``; zeros for a request without history."""
         count_B = history.offsets.diff()
-        longest = int(count_B.max()) if len(count_B) else 0
-        if longest == 0:
+        if not len(history.item_L) or not len(owner_C):
             return torch.zeros_like(candidate_CD)
         event_LD = item_UD[history.item_L] + self.action(history.action_L) + self.surface(history.surface_L + 1)
         owner_L = torch.arange(len(count_B)).repeat_interleave(count_B)
         days_L = (time_B[owner_L] - history.time_L).double() / DAY
         bucket_L = (days_L * 24).log1p().mul(1.5).long().clamp(max=AGE_BUCKETS - 1)
-        token_BK = history.offsets[:-1, None] + torch.arange(longest)
-        present_BK = token_BK < history.offsets[1:, None]
-        token_BK = token_BK.clamp(max=max(len(event_LD) - 1, 0))
-        key_LD, value_LD = self.key_value(event_LD).chunk(2, dim=1)
-        # Padded to the longest of a few dozen events; the engine's jagged attention pays off only on long histories.
-        key_BKD, value_BKD = key_LD[token_BK], value_LD[token_BK]
-        bias_BK = self.age_bias[bucket_L][token_BK]
-        scores_CK = torch.einsum("cd,ckd->ck", self.query(candidate_CD), key_BKD[owner_C])
-        scores_CK = scores_CK * candidate_CD.shape[1] ** -0.5 + bias_BK[owner_C]
-        weights_CK = F.silu(scores_CK) * (present_BK[owner_C] / self.length)
-        return torch.einsum("ck,ckd->cd", weights_CK, value_BKD[owner_C])
+        # The padding's keys, values and biases are zeros, and so its weights SiLU(0) are.
+        events, candidates = Padding.of(owner_L, len(count_B)), Padding.of(owner_C, len(count_B))
+        key_value_BKE = events.pad(self.key_value(event_LD))
+        key_BKD, value_BKD = key_value_BKE.chunk(2, dim=2)
+        bias_BK1 = events.pad(F.embedding(bucket_L, self.age_bias[:, None]))
+        query_BMD = candidates.pad(self.query(candidate_CD) * candidate_CD.shape[1] ** -0.5)
+        scores_BMK = torch.baddbmm(bias_BK1.transpose(1, 2), query_BMD, key_BKD.transpose(1, 2))
+        weights_BMK = F.silu(scores_BMK) / self.length
+        return candidates.unpad(weights_BMK @ value_BKD)
+
+
+@dataclass(frozen=True)
+class Padding:
+    """Where rows of B owners, one owner's after the other's, lie in ``[B, longest]``."""
+
+    owners: int
+    longest: int
+    place_N: Tensor
+
+    @staticmethod
+    def of(owner_N: Tensor, owners: int) -> "Padding":
+        """``owner_N``: int64 in ascending order, at least one."""
+        count_B = owner_N.bincount(minlength=owners)
+        longest = int(count_B.max())
+        first_B = count_B.cumsum(0) - count_B
+        return Padding(owners, longest, owner_N * longest + torch.arange(len(owner_N)) - first_B[owner_N])
+
+    def pad(self, row_ND: Tensor) -> Tensor:
+        """``[B, longest, D]``, zeros where there is nothing."""
+        zeros = row_ND.new_zeros(self.owners * self.longest, row_ND.shape[1])
+        return zeros.index_copy(0, self.place_N, row_ND).view(self.owners, self.longest, -1)
+
+    def unpad(self, row_BKD: Tensor) -> Tensor:
+        """``[N, D]``, the inverse of :meth:`pad`."""
+        return row_BKD.flatten(0, 1).index_select(0, self.place_N)

@@ -164,6 +164,11 @@ class ExpertModel(nn.Module):
         )
         return ExpertOutput(logit_CT=logit_CT, distilled_CT=distilled_CT, cohort_CK=cohort_CK)
 
+    @property
+    def histories(self) -> tuple[str, ...]:
+        """Those of a batch's histories that it reads."""
+        return ("surface",) if self.cross_attention is None else ("surface", "all")
+
     def probability(self, logit_CT: Tensor) -> Tensor:
         """What the expert serves where it says ``logit_CT``: calibrated, if it has a calibration."""
         return (logit_CT if self.calibration is None else self.calibration(logit_CT)).sigmoid()

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from experts.arms import ArmsConfig
-from experts.cohort import CohortLabels
+from experts.batch import ExpertBatch
 from experts.finetune import Start
 from experts.fusion import TeacherFeatures
 from experts.member import Member
@@ -24,14 +24,13 @@ from experts.teacher import TeacherReader
 from foundation.hstu.delayed import DelayedHeads
 from foundation.hstu.optimiser import ModelOptimiser
 from foundation.hstu.tower import TowerShape
-from foundation.hstu.vocabulary import BatchSlots, BatchVocabulary
+from foundation.hstu.vocabulary import BatchVocabulary
 from hypercast.pins import Pin
 from hypercast.registry import Registry
 from hypercast.store.tae_log import TaeLog
 from hypercast.tensors import save
 from hypercast.training.flops import flops_per_candidate
 from hypercast.training.loop import ContinualTrainer
-from streaming.batch import RequestBatch
 from streaming.config import dump
 from streaming.dataset import Window
 from streaming.errors import ConfigError
@@ -43,20 +42,6 @@ from transfer import cohort, predictions
 from transfer.distill import Lesson
 from transfer.gain import FM_HEAD
 from transfer.predictions import Column, prediction_table
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExpertBatch:
-    """Requests of one surface with what the foundation model logged about them.
-
-    ``cohorts``: labels of auxiliary tasks; None where no arm has any, and outside training.
-    """
-
-    requests: RequestBatch
-    slots: BatchSlots
-    teacher: TeacherFeatures
-    lesson: Lesson
-    cohorts: CohortLabels | None = None
 
 
 class SurfaceLearner:
@@ -163,7 +148,7 @@ class SurfaceLearner:
         with self._averaged():
             for batch in self._batches(taught, told.features, size=size, since=since, before=before):
                 for key, member in self.members.items():
-                    said[key].append(member.predict(batch.requests, batch.slots, batch.teacher))
+                    said[key].append(member.predict(*batch.read_by(member.model)))
                 if self.cohorts is not None:
                     in_cohorts.append(self.cohorts.members(batch.requests))
             self._predict_late(window)
@@ -200,7 +185,7 @@ class SurfaceLearner:
     def step(self, batch: ExpertBatch) -> Mapping[str, float]:
         return {
             f"{arm}.seed{seed}/train_loss": member.step(
-                batch.requests, batch.slots, batch.teacher, batch.lesson, batch.cohorts
+                *batch.read_by(member.model), batch.lesson, batch.cohorts
             ).item()
             for (arm, seed), member in self.members.items()
         }
@@ -222,7 +207,7 @@ class SurfaceLearner:
             return {}
         return {
             arm: flops_per_candidate(
-                partial(member.model.eval(), batch.requests, batch.slots, batch.teacher),
+                partial(member.model.eval(), *batch.read_by(member.model)),
                 candidates=len(batch.requests.item_C),
             )
             for (arm, _), member in self.members.items()
@@ -268,7 +253,7 @@ class SurfaceLearner:
             size = 4 * self.config.batch_size
             for batch in self._batches(requests, features, size=size, since=window.start, before=window.end):
                 for member in calibrated:
-                    member.predict(batch.requests, batch.slots, batch.teacher)
+                    member.predict(*batch.read_by(member.model))
 
     def _member(self, config: ExpertModel.Config, seed: int) -> Member:
         model = config.build(

@@ -4,8 +4,8 @@ Shape legend: B requests, L history tokens, C candidates, U distinct items, F de
 T tasks.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -82,6 +82,26 @@ class RequestBatch:
 
     def __len__(self) -> int:
         return len(self.time_B)
+
+    def reading(self, histories: Collection[str]) -> tuple["RequestBatch", Tensor]:
+        """The same batch with only these of its histories, for models that read no other.
+
+        Returns:
+            the batch, and int64 ``[U]``, in ascending order: which of this one's distinct items are left, those that
+            ``histories`` and candidates name.
+        """
+        kept = {name: self.history[name] for name in histories}
+        named = torch.cat([self.item_C, *(history.item_L for history in kept.values())])
+        item_U, index = named.unique(return_inverse=True)
+        item_C, *item_L = index.split([len(self.item_C), *(len(history.item_L) for history in kept.values())])
+        code_FU = self.items.values().view(len(self.items.keys()), self.items.stride())[:, item_U]
+        batch = replace(
+            self,
+            items=keyed(self.items.keys(), code_FU.T.numpy()),
+            history={name: replace(kept[name], item_L=item) for name, item in zip(kept, item_L, strict=True)},
+            item_C=item_C,
+        )
+        return batch, item_U
 
 
 class BatchReader:

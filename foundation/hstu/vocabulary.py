@@ -3,7 +3,7 @@
 Shape legend: N things, F features of each, I rows to look up.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, cast
 
 import numpy as np
@@ -100,6 +100,15 @@ class BatchSlots(Slots):
     """
 
     counts: tuple[int, int, int]
+
+    def of_items(self, item_U: Tensor) -> "BatchSlots":
+        """The bags of these of the distinct items, and all others; int64 ``[U]``."""
+        bag_N = torch.cat([item_U, torch.arange(self.counts[0], sum(self.counts))])
+        length_N = self.offsets.diff()[bag_N]
+        offsets = torch.cat([torch.zeros(1, dtype=torch.int64), length_N.cumsum(0)])
+        place_I = torch.arange(int(offsets[-1])) + (self.offsets[bag_N] - offsets[:-1]).repeat_interleave(length_N)
+        counts = (len(item_U), *self.counts[1:])
+        return replace(self, row_I=self.row_I[place_I], offsets=offsets, counts=counts)
 
 
 class BatchVocabulary(nn.Module):

@@ -147,9 +147,26 @@ def test_all_arms_see_the_same_batches(learner: MakeLearner, windows: list[Windo
     for batch in batches:
         losses = made.step(batch)
         assert losses.keys() == {f"{arm}.seed{seed}/train_loss" for arm in ARMS for seed in (0, 1)}
-    expected = [(id(batch.requests), id(batch.slots), id(batch.teacher)) for batch in batches]
     assert len(batches) > 1
-    assert all(order == expected for order in seen.values())
+    for key, member in made.members.items():
+        expected = [tuple(id(value) for value in batch.read_by(member.model)) for batch in batches]
+        assert seen[key] == expected
+
+
+def test_arms_look_up_only_items_that_they_read(learner: MakeLearner, windows: list[Window]) -> None:
+    made = learner()
+    train(made, windows[0])
+    batch = next(iter(made.batches(windows[1])))
+    control = made.members["control", 0].model
+    requests, slots, _ = batch.read_by(control)
+    assert list(requests.history) == ["surface"]
+    named = torch.cat([requests.item_C, requests.history["surface"].item_L])
+    assert named.unique().tolist() == list(range(slots.counts[0]))
+    assert slots.counts[0] < batch.slots.counts[0]
+    control.eval()
+    assert control(requests, slots, batch.teacher).logit_CT.equal(
+        control(batch.requests, batch.slots, batch.teacher).logit_CT
+    )
 
 
 def test_arms_start_from_the_same_values_and_seeds_do_not(learner: MakeLearner) -> None:

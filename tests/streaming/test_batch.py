@@ -109,6 +109,23 @@ def test_forgetting_the_future_changes_nothing(workspace: Workspace, requests: R
     assert histories(full, "all", rows(full.items)) == histories(short, "all", rows(short.items))
 
 
+def test_reading_fewer_histories_leaves_their_items_only(reader: BatchReader, requests: Requests) -> None:
+    whole = reader.batch(requests)
+    for histories in ([], list(whole.history)[:1], list(whole.history)):
+        batch, item_U = whole.reading(histories)
+        assert list(batch.history) == histories
+        code_UF, kept_UF = (
+            one.items.values().view(len(one.items.keys()), one.items.stride()).T for one in (whole, batch)
+        )
+        assert kept_UF.equal(code_UF[item_U])
+        assert item_U[batch.item_C].equal(whole.item_C)
+        named = [batch.item_C]
+        for name in histories:
+            assert item_U[batch.history[name].item_L].equal(whole.history[name].item_L)
+            named.append(batch.history[name].item_L)
+        assert torch.cat(named).unique().tolist() == list(range(len(item_U)))
+
+
 def test_labels_are_known_only_in_the_interval(reader: BatchReader, requests: Requests) -> None:
     times = requests.supervision.known_time[:, 0]
     middle = int(np.sort(times)[len(times) // 2])

@@ -189,3 +189,15 @@ def test_statistics_are_named_for_the_monitor(workspace: Workspace) -> None:
     features += [f"context/{name}" for name in workspace.inputs.context]
     counters = ("occupancy", "evicted", "refused", "collisions")
     assert set(told) == {f"tables/{feature}/{counter}" for feature in features for counter in counters}
+
+
+def test_slots_of_some_items_are_their_bags_and_all_others(workspace: Workspace) -> None:
+    vocabulary = BatchVocabulary.Config(default=16).build(workspace.inputs).train()
+    reader = workspace.reader({"all": (workspace.engagements, 8)})
+    slots = vocabulary(reader.batch(workspace.requests(workspace.dataset.windows[0].index)))
+    bags, items = rows(slots), slots.counts[0]
+    for kept in ([], [0], [items - 1, 1], list(range(items))):
+        some = slots.of_items(torch.tensor(kept, dtype=torch.int64))
+        assert some.counts == (len(kept), *slots.counts[1:])
+        assert rows(some) == [bags[item] for item in kept] + bags[items:]
+        assert some.evicted.equal(slots.evicted)
