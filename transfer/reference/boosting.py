@@ -4,13 +4,17 @@ Boosted trees over the rows of all surfaces, refitted on the past every few wind
 predicted whole before anything of it is learned (law L4), from labels known before it began (L2)::
 
     RUN/predictions/SURFACE/window=00012.parquet      with the column p_TASK.lightgbm.seedN
+    RUN/trees/ab12….txt                               one fit, named after all that it was fitted on: a run that was
+                                                      stopped goes on from there
 
 Needs the package ``lightgbm`` (``pip install hypercast-platform[lightgbm]``).
 """
 
+import hashlib
+import json
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +26,7 @@ from hypercast.training.random import stream_seed
 from streaming.config import Config as BaseConfig
 from streaming.dataset import Window
 from streaming.errors import ConfigError
+from streaming.files import write_text
 from streaming.labels.attribution import closed
 from streaming.requests import Requests
 from streaming.workspace import Workspace
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
 
 LIGHTGBM = "lightgbm"
 """Name of the arm."""
+TREES = "trees"
 
 _logger = logging.getLogger(__name__)
 
@@ -151,6 +157,9 @@ class Boosting:
         *earlier, (newest_CF, newest_C) = parts
         if len(np.unique(newest_C)) < 2 or len(np.unique(np.concatenate([label for _, label in earlier]))) < 2:
             return None
+        kept = self.run / TREES / f"{_digest(self._parameters(window), self.config, parts)}.txt"
+        if kept.is_file():
+            return self._lightgbm.Booster(model_file=kept)
         train = self._dataset(earlier)
         held_out = self._lightgbm.Dataset(newest_CF, label=newest_C, reference=train)
         stop = self._lightgbm.early_stopping(self.config.patience, verbose=False)
@@ -159,7 +168,9 @@ class Boosting:
         )
         everything = self._dataset(parts)
         _logger.info("window %d: lightgbm with %d trees", window.index, probe.best_iteration)
-        return self._lightgbm.train(self._parameters(window), everything, probe.best_iteration)
+        model = self._lightgbm.train(self._parameters(window), everything, probe.best_iteration)
+        write_text(kept, model.model_to_string())
+        return model
 
     def _dataset(self, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> "lightgbm.Dataset":
         """Features and labels of several windows."""
@@ -211,6 +222,17 @@ def _known_before(part: _Learned, moment: int) -> tuple[np.ndarray, np.ndarray]:
     if known.all():
         return part.feature_CF, part.label_C
     return part.feature_CF[known], part.label_C[known]
+
+
+def _digest(parameters: Mapping[str, Any], config: Boosting.Config, parts: Sequence[tuple[np.ndarray, ...]]) -> str:
+    """Of all that decides what a fit makes of them; it is the same for any number of threads."""
+    named = {**parameters, "rounds": config.rounds, "patience": config.patience, "num_threads": None}
+    digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode())
+    for part in parts:
+        for array in part:
+            digest.update(f"{array.dtype}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def _import_lightgbm() -> Any:

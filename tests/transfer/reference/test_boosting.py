@@ -85,6 +85,25 @@ def test_threads_change_no_bit(tiny_dataset: Dataset, boost: Boost, small: Boost
     assert same(boost(tiny_dataset, windows=4, config=few), boost(tiny_dataset, windows=4, config=two), 4)
 
 
+def test_a_stopped_run_goes_on_from_its_fits(
+    tiny_dataset: Dataset, workspace: Workspace, small: Boosting.Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(rounds: int) -> list[np.ndarray]:
+        config = small.model_copy(update={"rounds": rounds})
+        made = config.build(workspace=workspace, task=TASK, seed=0, run=tmp_path)
+        made.predict_all(tiny_dataset.windows[:4])
+        return [said(tmp_path, window.index) for window in tiny_dataset.windows[:4]]
+
+    import lightgbm
+
+    first = run(4)
+    monkeypatch.setattr(lightgbm, "train", lambda *arguments, **named: pytest.fail("fitted again"))
+    for one, other in zip(run(4), first, strict=True):
+        assert np.array_equal(one, other)
+    with pytest.raises(pytest.fail.Exception, match="fitted again"):
+        run(5)  # other settings, other trees
+
+
 def test_a_window_without_requests(workspace: Workspace, small: Boosting.Config, tmp_path: Path) -> None:
     boosting = small.build(workspace=workspace, task=TASK, seed=0, run=tmp_path)
     none = workspace.requests(1).slice(0, 0)
