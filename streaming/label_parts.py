@@ -5,7 +5,9 @@
     DATASET/labels/window=00013/part-0.parquet   labels that became known in window 13, of requests made until then
 
 A part is sorted by (request_id, candidate_id, task). A request part is never written again: what is published about its
-rows stays aligned with it. A label that a request part has already, or an earlier part, stands.
+rows stays aligned with it. Of several labels of a candidate the one that became known first stands, of those the one
+that was written first: a conversion counts, though the request part says when its attribution window would have closed
+without one.
 """
 
 from pathlib import Path
@@ -28,14 +30,18 @@ SCHEMA = pa.schema(
 """``request_time`` says in which window the request is; ``task`` is an index in the data set's tasks."""
 
 
+_NEVER = np.iinfo(np.int64).max
+
+
 def join(requests: pa.Table, labels: pa.Table, config: DatasetConfig) -> pa.Table:
-    """``requests`` (``schema.request_schema``) with what ``labels`` (:data:`SCHEMA`) adds where they have none.
+    """``requests`` (``schema.request_schema``) with what ``labels`` (:data:`SCHEMA`) know, and know earlier.
 
     Args:
         labels: parts one after the other, in the order of their windows; those of other requests are passed over.
     """
     requests = requests.combine_chunks()
     place_L = places(requests, labels)
+    time_L = labels["label_time"].cast(pa.int64()).to_numpy()
     supervision = requests["supervision"].combine_chunks()
     fields = {field.name: supervision.field(field.name) for field in supervision.type}
     for index, task in enumerate(config.tasks):
@@ -43,12 +49,13 @@ def join(requests: pa.Table, labels: pa.Table, config: DatasetConfig) -> pa.Tabl
         label, time = fields[label_name], fields[time_name]
         unknown_C = time.flatten().is_null().to_numpy(zero_copy_only=False)
         label_C = label.flatten().fill_null(0.0).to_numpy(zero_copy_only=False).copy()
-        time_C = time.flatten().cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False).copy()
+        time_C = time.flatten().cast(pa.int64()).fill_null(_NEVER).to_numpy(zero_copy_only=False).copy()
         about = np.flatnonzero((place_L >= 0) & (labels["task"].to_numpy() == index))
-        backwards = about[unknown_C[place_L[about]]][::-1]  # of two labels, the one that is written last stands
+        earlier = about[time_L[about] < time_C[place_L[about]]]
+        backwards = earlier[np.argsort(time_L[earlier], kind="stable")][::-1]  # what is written last stands
         target = place_L[backwards]
         label_C[target] = labels["label"].to_numpy()[backwards]
-        time_C[target] = labels["label_time"].cast(pa.int64()).to_numpy()[backwards]
+        time_C[target] = time_L[backwards]
         unknown_C[target] = False
         values, times = pa.array(label_C, mask=unknown_C), pa.array(time_C, mask=unknown_C).cast(TIME)
         fields[label_name] = pa.ListArray.from_arrays(label.offsets, values, type=label.type)

@@ -71,12 +71,21 @@ def test_a_join_puts_each_label_into_its_place_and_leaves_the_rest(dataset: Data
     assert flat(joined, "weight") == flat(bare, "weight")
 
 
-def test_a_label_that_stands_with_its_request_is_never_replaced(dataset: Dataset) -> None:
+def test_the_label_that_became_known_first_stands(dataset: Dataset) -> None:
     table = dataset.requests(1)
-    time = table["time"].cast(pa.int64())[0].as_py()
-    told = flat(table, "label_purchase")[0]
-    labels = part([(table["request_id"][0].as_py(), time, 0, 0, 1.0 - told, time)])
-    assert label_parts.join(table, labels, dataset.config).equals(table)
+    request, time = table["request_id"][0].as_py(), table["time"].cast(pa.int64())[0].as_py()
+    closes, label = (flat(table, name)[0] for name in ("label_time_purchase", "label_purchase"))
+    closing = pa.scalar(closes, TIME).cast(pa.int64()).as_py()
+    assert closing > time + DAY and label in (0.0, 1.0)
+    other = 1.0 - float(str(label))
+    for later in (closing, closing + DAY):
+        joined = label_parts.join(table, part([(request, time, 0, 0, other, later)]), dataset.config)
+        assert joined.equals(table)
+    # A conversion came before the attribution window closed without one.
+    rows = [(request, time, 0, 0, label, closing - 1), (request, time, 0, 0, other, time + DAY)]
+    joined = label_parts.join(table, part(rows), dataset.config)
+    assert flat(joined, "label_purchase") == [other, *flat(table, "label_purchase")[1:]]
+    assert flat(joined, "label_time_purchase")[0] == pa.scalar(time + DAY, pa.int64()).cast(TIME).as_py()
 
 
 def test_nothing_joins_nothing(dataset: Dataset) -> None:
