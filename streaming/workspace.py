@@ -13,7 +13,7 @@ from streaming.engagement_index import open_index
 from streaming.history import EngagementLog
 from streaming.history_check import require_histories
 from streaming.inputs import Inputs
-from streaming.labels.asked import AskedWindows, ask
+from streaming.labels.asked import AskedWindows, ask, check_surfaces, joined, within
 from streaming.labels.attribution import closed, conversions, window_of
 from streaming.labels.delays import DelayCurves
 from streaming.labels.plan import LabelPlan
@@ -31,6 +31,9 @@ class Workspace:
         labels: what training does until a task's label is known; tasks that are not named wait.
         delays: how delay curves are estimated, and ``delay_groups``, the user attributes they may differ by, coarse to
             fine.
+        asked_windows: by surface and task, in microseconds after the request: how long the surface waits for a
+            conversion that it counts. Training does not depend on it; what is predicted, and what that is held against,
+            does. The task's attribution window where none is named.
     """
 
     dataset: Dataset
@@ -38,6 +41,10 @@ class Workspace:
     labels: Mapping[str, LabelPolicy] = field(default_factory=dict, kw_only=True)
     delays: DelayCurves.Config = field(default=DelayCurves.Config(), kw_only=True)
     delay_groups: tuple[str, ...] = field(default=(), kw_only=True)
+    asked_windows: Mapping[str, Mapping[str, int]] = field(default_factory=dict, kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_surfaces(self.asked_windows, self.dataset.config.surfaces)
 
     @cached_property
     def plan(self) -> LabelPlan:
@@ -111,35 +118,61 @@ class Workspace:
         one that is 0, and rows that are there because they are positive tell nothing of a rate.
         """
         supervision, time_C, end = requests.supervision, requests.time[requests.owner], self.dataset.windows[-1].end
-        known_CT = np.full(supervision.known_time.shape, supervision.NEVER)
+        label_CT, known_CT = supervision.label.copy(), np.full(supervision.known_time.shape, supervision.NEVER)
         for index, task in enumerate(self.dataset.config.tasks):
-            label_C, stored_C = supervision.label[:, index], supervision.known_time[:, index]
-            _, known_C = closed(task, time_C=time_C, label_C=label_C, known_C=stored_C)
+            label_C, known_C = closed(
+                task, time_C=time_C, label_C=label_CT[:, index], known_C=supervision.known_time[:, index]
+            )
             ripe_C = time_C + round(task.delay_seconds * 1_000_000) < end
             known_CT[:, index] = np.where(ripe_C & (known_C < end), known_C, supervision.NEVER)
-        return replace(requests, supervision=replace(supervision, known_time=known_CT))
+            for rows, windows in self._by_surface(requests):
+                if task.name in windows:
+                    label_CT[rows, index] = within(
+                        label_C[rows], known_C[rows], time_C=time_C[rows], window=windows[task.name]
+                    )
+        return replace(requests, supervision=replace(supervision, label=label_CT, known_time=known_CT))
 
-    def asked(self, requests: Requests, *, now: int, windows: Mapping[str, int] | None = None) -> AskedWindows:
+    def asked(self, requests: Requests, *, now: int, curves: Mapping[str, DelayCurves] | None = None) -> AskedWindows:
         """How to read the heads for each candidate's tasks, by delays known before ``now`` (laws L2, L5).
 
-        ``windows``: by task, in microseconds after the request; the attribution window where none is named.
+        ``curves``: :meth:`delay_curves` of then, for those who ask often.
         """
+        curves = self.delay_curves(now) if curves is None else curves
+        group_CG = self._delay_groups(requests)
+        parts = [
+            (rows, ask(self.plan, group_CG=group_CG[rows], curves=curves, windows=windows))
+            for rows, windows in self._by_surface(requests)
+        ]
+        return joined(parts, candidates=len(group_CG)) if parts else ask(self.plan, group_CG=group_CG, curves=curves)
+
+    def _by_surface(self, requests: Requests) -> list[tuple[np.ndarray, Mapping[str, int]]]:
+        """Candidates by what is asked of them: their places, and windows by task. Empty if all tasks are read whole."""
+        if not self.asked_windows:
+            return []
+        surfaces = self.dataset.config.surfaces
+        return [
+            (np.flatnonzero(requests.surface == index), self.asked_windows.get(name, {}))
+            for index, name in enumerate(surfaces)
+        ]
+
+    def delay_curves(self, now: int) -> dict[str, DelayCurves]:
+        """Of the tasks that are interpolated, estimated from what was known before ``now``."""
         interpolated = [
             (index, task)
             for index, (task, policy) in enumerate(zip(self.plan.tasks, self.plan.policies, strict=True))
             if isinstance(policy, Interpolation)
         ]
-        group_CG = self._delay_groups(requests)
         if not interpolated:
-            return ask(self.plan, group_CG=group_CG, curves={}, windows=windows)
+            return {}
         since = now - round(self.delays.lookback_days * 86_400e6)
         parts = [self.requests(made.index) for made in self.dataset.windows if made.end > since and made.start < now]
-        time_N = np.concatenate([part.time[part.owner] for part in parts] or [np.zeros(0, dtype=np.int64)])
-        group_NG = np.concatenate([self._delay_groups(part) for part in parts] or [group_CG[:0]])
+        time_N = np.concatenate([np.zeros(0, dtype=np.int64), *(part.time[part.owner] for part in parts)])
+        none_G = np.zeros((0, len(self.delay_groups)), dtype=np.int64)
+        group_NG = np.concatenate([none_G, *(self._delay_groups(part) for part in parts)])
         curves = {}
         for index, task in interpolated:
-            label_N = np.concatenate([part.supervision.label[:, index] for part in parts] or [np.zeros(0)])
-            known_N = np.concatenate([part.supervision.known_time[:, index] for part in parts] or [time_N])
+            label_N = np.concatenate([np.zeros(0), *(part.supervision.label[:, index] for part in parts)])
+            known_N = np.concatenate([time_N[:0], *(part.supervision.known_time[:, index] for part in parts)])
             curves[task.name] = self.delays.estimate(
                 time_N=time_N,
                 conversion_N=conversions(label_N, known_N),
@@ -147,7 +180,7 @@ class Workspace:
                 now=now,
                 window=window_of(task),
             )
-        return ask(self.plan, group_CG=group_CG, curves=curves, windows=windows)
+        return curves
 
     def _delay_groups(self, requests: Requests) -> np.ndarray:
         columns = [self.users.features.index(name) for name in self.delay_groups]

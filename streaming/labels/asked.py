@@ -3,14 +3,14 @@
 Shape legend: C candidates, G levels of groups, H heads, T tasks.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from streaming.errors import ConfigError
-from streaming.labels.attribution import DAY, Int, window_of
+from streaming.labels.attribution import DAY, Int, conversions, converts, window_of
 from streaming.labels.delays import DelayCurves
 from streaming.labels.plan import LabelPlan
 from streaming.labels.policy import Interpolation
@@ -29,6 +29,35 @@ class AskedWindows:
 
     within_CH: Float32
     stretch_CT: Float32
+
+
+def check_surfaces(windows: Mapping[str, Mapping[str, int]], surfaces: Sequence[str]) -> None:
+    """Refuse windows of surfaces that there are not.
+
+    Raises:
+        ConfigError: as said.
+    """
+    if unknown := sorted(windows.keys() - set(surfaces)):
+        raise ConfigError(
+            f"asked windows: there is no surface {', '.join(unknown)}; allowed are {', '.join(surfaces)}. "
+            f"Example: asked_days: {{{surfaces[0]}: {{purchase: 7}}}}"
+        )
+
+
+def joined(parts: Sequence[tuple[Int, AskedWindows]], *, candidates: int) -> AskedWindows:
+    """One reading of C candidates from those of some of them each, given with their places; at least one part."""
+    heads, tasks = parts[0][1].within_CH.shape[1], parts[0][1].stretch_CT.shape[1]
+    within_CH = np.ones((candidates, heads), dtype=np.float32)
+    stretch_CT = np.ones((candidates, tasks), dtype=np.float32)
+    for place, part in parts:
+        within_CH[place], stretch_CT[place] = part.within_CH, part.stretch_CT
+    return AskedWindows(within_CH=within_CH, stretch_CT=stretch_CT)
+
+
+def within(label_C: Float32, known_C: Int, *, time_C: Int, window: int) -> Float32:
+    """Labels of a shorter window than they were attributed with: a conversion after it does not count."""
+    conversion_C = conversions(label_C, known_C)
+    return converts(time_C=time_C, conversion_C=conversion_C, window=window).astype(np.float32)
 
 
 def ask(
