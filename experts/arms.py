@@ -16,6 +16,8 @@ from foundation.hstu.vocabulary import BatchVocabulary
 from streaming.config import Config as BaseConfig
 from streaming.errors import ConfigError
 from streaming.inputs import Inputs
+from streaming.labels.plan import LabelPlan
+from streaming.labels.policy import FakeNegative
 from transfer.distill import AuxiliaryHead, KnowledgeDistillation, StudentAdapter
 from transfer.gain import (
     AUX_HEAD,
@@ -155,7 +157,7 @@ class ArmsConfig(BaseConfig):
             tower: shape of the teacher's, which ``finetune`` needs.
 
         Raises:
-            ConfigError: an arm needs a tower, and there is none.
+            ConfigError: an arm needs a tower, and there is none; or takes labels for outcomes that are none.
         """
         chosen = {name: self._model(MODES[name], tower) for name in self.arms if name != CONTROL_MATCHED}
         if CONTROL_MATCHED in self.arms:
@@ -165,6 +167,7 @@ class ArmsConfig(BaseConfig):
             ]
             matched = self.model.model_copy(update={"cross_history": self.cross_history})
             chosen[CONTROL_MATCHED] = widened(matched, to=max(sizes), inputs=inputs, embedding=widths["penultimate"])
+        _refuse_misled(chosen, inputs.plan)
         return {name: chosen[name] for name in self.arms}
 
     def representations(self) -> list[str]:
@@ -195,6 +198,25 @@ class ArmsConfig(BaseConfig):
         if mode.cohorts:
             has["cohorts"] = self.cohorts
         return self.model.model_copy(update=has)
+
+
+def _refuse_misled(arms: Mapping[ArmName, ExpertModel.Config], plan: LabelPlan) -> None:
+    """Of fake negatives half of what is learned is no outcome, which only the main heads' loss knows."""
+    if not any(isinstance(policy, FakeNegative) for policy in plan.policies):
+        return
+    misled = [
+        name
+        for name, arm in arms.items()
+        if isinstance(arm.distillation, KnowledgeDistillation.Config)
+        or (isinstance(arm.distillation, AuxiliaryHead.Config) and arm.distillation.adapter is not None)
+        or arm.cohorts is not None
+        or arm.calibration is not None
+    ]
+    if misled:
+        raise ConfigError(
+            "labels: of fake_negative, half of what is learned is no outcome, and calibration, kd, adapters and "
+            f"cohorts cannot tell. Give expert.model.calibration: null, leave out {misled}, or use interpolation."
+        )
 
 
 def widened(config: ExpertModel.Config, *, to: int, inputs: Inputs, embedding: int) -> ExpertModel.Config:

@@ -1,6 +1,7 @@
 """The arms differ by what the foundation model gives them, and by nothing else."""
 
-from typing import get_args
+from dataclasses import replace
+from typing import Any, get_args
 
 import pydantic
 import pytest
@@ -21,12 +22,16 @@ from experts.arms import (
     widened,
 )
 from experts.backbone.plain import Plain
+from experts.calibration import PlattCalibration
 from experts.cohort import CohortTasks
 from experts.fusion import Fusion
 from experts.model import ExpertModel
 from foundation.hstu.tower import TowerShape
 from foundation.hstu.vocabulary import BatchVocabulary
+from streaming.dataset import Dataset
 from streaming.errors import ConfigError
+from streaming.labels.plan import LabelPlan
+from streaming.labels.policy import FakeNegative
 from streaming.workspace import Workspace
 from transfer.distill import AuxiliaryHead, KnowledgeDistillation, StudentAdapter
 from transfer.gain import BLENDED, PAIRS
@@ -215,3 +220,20 @@ def test_an_arm_without_the_tower_that_it_starts_from_is_refused(workspace: Work
 def test_arms_that_cannot_run_are_refused(arms: list[str]) -> None:
     with pytest.raises(pydantic.ValidationError, match=r"at least 1 item|an arm runs once|Input should be 'control'"):
         ArmsConfig(arms=arms)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"arms": ["control", "kd"]}, {"arms": ["aux_head_adapter"]}, {"arms": ["c2al"]}, {"calibrated": True}]
+)
+def test_fake_negatives_are_not_taken_for_outcomes(tiny_dataset: Dataset, settings: dict[str, Any]) -> None:
+    task = tiny_dataset.config.tasks[0]
+    window = {"attribution_seconds": 60, "delay_seconds": 60}
+    tasks = [each.model_copy(update=window if each == task else {}) for each in tiny_dataset.config.tasks]
+    plan = LabelPlan.of(tasks, {task.name: FakeNegative()})
+    inputs = replace(Workspace(tiny_dataset).inputs, tasks=plan.head_names, labels=plan)
+    model = ExpertModel.Config(calibration=PlattCalibration.Config() if settings.pop("calibrated", False) else None)
+    arms = ArmsConfig(model=model, **settings)
+    with pytest.raises(ConfigError, match="half of what is learned is no outcome"):
+        arms.models(inputs=inputs, widths={"penultimate": 8, "user": 8})
+    plain = ArmsConfig(arms=["control", "tae", "aux_head"])
+    assert plain.models(inputs=inputs, widths={"penultimate": 8}).keys() == {"control", "tae", "aux_head"}
