@@ -11,7 +11,8 @@ A component nests its own ``Config`` and is built from it::
 """
 
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import pydantic
 import yaml
@@ -90,11 +91,41 @@ def example(kind: type[Config]) -> str:
 
 def _owner(kind: type[Config], location: tuple[int | str, ...]) -> type[Config]:
     """The innermost Config class on the way to ``location``: the one whose keys the user got wrong."""
-    owner = kind
+    owner, place = kind, kind
     for part in location[:-1]:
-        field = owner.model_fields.get(str(part))
-        annotation = field.annotation if field else None
-        if not (isinstance(annotation, type) and issubclass(annotation, Config)):
-            break
-        owner = annotation
+        place = _only(_inside(place, part))
+        if _is_config(place):
+            owner = place
     return owner
+
+
+def _inside(annotation: Any, part: int | str) -> Any:
+    """The type of what ``part`` leads to in a value of a type; None where that is unknown.
+
+    A part of pydantic's location is a key, an index, or which of several types the value was taken for: its tag.
+    """
+    if get_origin(annotation) is Annotated:
+        return _inside(get_args(annotation)[0], part)
+    if _is_config(annotation):
+        field = annotation.model_fields.get(str(part))
+        return field.annotation if field else None
+    members = get_args(annotation)
+    if get_origin(annotation) in (Union, UnionType):
+        tagged = [member for member in members if _is_config(member) and part in _tags(member)]
+        return next(iter(tagged), None) or next(filter(None, (_inside(member, part) for member in members)), None)
+    return members[-1] if members else None
+
+
+def _only(annotation: Any) -> Any:
+    """Of an optional Config, the Config."""
+    configs = [member for member in get_args(annotation) if _is_config(member)]
+    return configs[0] if get_origin(annotation) in (Union, UnionType) and len(configs) == 1 else annotation
+
+
+def _tags(kind: type[Config]) -> set[Any]:
+    literals = (field.annotation for field in kind.model_fields.values() if get_origin(field.annotation) is Literal)
+    return {kind.__name__, *(value for literal in literals for value in get_args(literal))}
+
+
+def _is_config(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Config)

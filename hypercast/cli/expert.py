@@ -43,7 +43,9 @@ def expert_create(
 @expert.command("train")
 def expert_train(
     name: str,
-    backfill: Annotated[int, typer.Option(help="How many of the data set's last windows to replay.", min=1)] = 12,
+    backfill: Annotated[
+        int | None, typer.Option(help="How many of the data set's last windows to replay; 12 by default.", min=1)
+    ] = None,
     run: RunFolder = DEMO,
     json: Json = False,
 ) -> None:

@@ -42,6 +42,9 @@ from transfer.gain import CONTROL, Gain
 from transfer.monitor import expert_key
 from transfer.sums import UserSums
 
+BACKFILL = 12
+"""Windows that a new expert learns unless told otherwise."""
+
 Progress = Callable[[str, float], None]
 
 
@@ -150,8 +153,10 @@ class SpinUp:
         self.log = platform.log.build(platform.run / "tae_log")
         self.pin = pin(self.registry, name, lineage=platform.foundation.publisher.lineage)
 
-    def train(self, *, backfill: int, progress: Progress) -> Version:
+    def train(self, *, backfill: int | None = None, progress: Progress) -> Version:
         """Learn the last ``backfill`` windows, missing TAEs published first; a killed call goes on where it was.
+
+        Without a number, :data:`BACKFILL` of them, or all there are.
 
         Raises:
             DataError: the data set has fewer windows.
@@ -159,10 +164,12 @@ class SpinUp:
         """
         torch.set_num_threads(self.platform.threads)
         windows = self.workspace.dataset.windows
+        if backfill is None:
+            backfill = min(BACKFILL, len(windows))
         if not 0 < backfill <= len(windows):
             raise DataError(
                 f"{self.workspace.dataset.path}: cannot replay the last {backfill} windows; allowed is 1 to "
-                f"{len(windows)}. Example: hypercast expert train {self.name} --backfill {min(12, len(windows))}"
+                f"{len(windows)}. Example: hypercast expert train {self.name} --backfill {min(BACKFILL, len(windows))}"
             )
         chosen = windows[-backfill:]
         with exclusive(expert_file.path_of(self.platform.run, self.name).with_suffix("")):

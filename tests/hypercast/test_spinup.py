@@ -23,6 +23,7 @@ from hypercast.runtime.spinup import SpinUp
 from hypercast.store.tae_log import TaeLog
 from hypercast.training.loop import ContinualTrainer
 from streaming import config as configuration
+from streaming.dataset import Dataset
 from streaming.errors import ConfigError, DataError
 from transfer import predictions
 from transfer.gain import CONTROL, TREATED
@@ -149,6 +150,12 @@ def test_mistakes_in_the_file_are_named(old: str, new: str, message: str, run: P
 
 
 # --- training
+
+
+def test_without_a_number_a_short_data_set_is_replayed_whole(run: Path) -> None:
+    version = SpinUp(platform=platform(run), name="fresh").train(progress=quiet)
+    windows = platform(run).dataset
+    assert (version.training.first, version.training.last) == (1, len(Dataset.open(windows.path).windows))
 
 
 def test_training_publishes_what_is_missing_and_trains_the_control_beside_it(run: Path) -> None:

@@ -1,7 +1,7 @@
 """A wrong configuration gives one error that says where it is, what is allowed there, and shows an example."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 import pytest
@@ -107,3 +107,38 @@ def test_wrong_defaults_are_refused() -> None:
 
     with pytest.raises(pydantic.ValidationError):
         Wrong()
+
+
+class Wait(config.Config):
+    kind: Literal["wait"] = "wait"
+    patience: int = 1
+
+
+class Guess(config.Config):
+    kind: Literal["guess"] = "guess"
+    wildness: int = 1
+
+
+class Shop(config.Config):
+    jobs: list[Job] = []
+    policies: dict[str, Annotated[Wait | Guess, pydantic.Field(discriminator="kind")]] = {}
+    either: Wait | Guess | None = None
+    engine: Engine | None = None
+
+
+@pytest.mark.parametrize(
+    ("values", "where", "owner"),
+    [
+        ({"jobs": [{"name": "a"}, {"name": "b", "wrong": 1}]}, "jobs.1.wrong", Job),
+        ({"policies": {"buy": {"kind": "guess", "wrong": 1}}}, "policies.buy.guess.wrong", Guess),
+        ({"policies": {"buy": {"kind": "never"}}}, "policies.buy", Shop),
+        ({"either": {"kind": "wait", "wrong": 1}}, "either.Wait.wrong", Wait),
+        ({"engine": {"wrong": 1}}, "engine.wrong", Engine),
+    ],
+)
+def test_keys_are_those_allowed_at_the_place(values: dict[str, Any], where: str, owner: type[config.Config]) -> None:
+    with pytest.raises(ConfigError) as raised:
+        config.parse(values, Shop, source="shop.yaml")
+    said = str(raised.value)
+    assert f"key '{where}'" in said
+    assert f"Allowed keys here: {', '.join(owner.model_fields)}." in said
