@@ -82,7 +82,9 @@ def prepare(
     users.close()
     quarantine.require_few()
     if rows.spill.rows == 0:
-        raise DataError(f"{config.rows.files[0]}: there is not one good row. Correct 'files', or the mapping.")
+        reasons = quarantine.reasons.most_common(3)
+        why = "".join(f" {count} times: {reason}, first in {quarantine.first[reason]}." for reason, count in reasons)
+        raise DataError(f"{config.rows.files[0]}: there is not one good row.{why} Correct 'files', or the mapping.")
     boundaries = window_boundaries(config.windows, rows.tally.first, rows.tally.last)
     report("sorting rows by window", 0.4)
     return Prepared(

@@ -106,7 +106,7 @@ def test_no_value_becomes_a_path(tmp_path: Path, page: str) -> None:
 
 NOTHING = {
     "no rows": ([], {}, "there is not one good row"),
-    "only bad rows": ([{"user": ""}], {"max_bad_share": 1.0}, "there is not one good row"),
+    "only bad rows": ([{"user": ""}], {"max_bad_share": 1.0}, r"there is not one good row\. 1 times: .*user"),
     "a column that is not there": ([{}], {"item": "sku"}, "column 'sku' is missing"),
     "events before the first window": (
         [{}],
