@@ -133,6 +133,8 @@ def explain(measured: Gain, over: str) -> str:
     shown = f"{measured.gain_pct:+.2f} % [{measured.lo:+.2f}, {measured.hi:+.2f}] {over}"
     floor = measured.noise_floor_pct
     noise = "noise floor unknown with one seed" if floor is None else f"noise floor {floor:.2f} %"
+    if measured.ne_arm >= 1:
+        noise += f"; beware: with a NE of {measured.ne_arm:.3f} it says less than the base rate alone (1)"
     if measured.verdict == "better":
         return f"better: {shown}; {noise}"
     if measured.verdict == "worse":

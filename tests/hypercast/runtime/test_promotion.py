@@ -20,7 +20,7 @@ from hypercast.runtime.spinup import Training, Version
 from streaming import config as configuration
 from streaming.errors import DataError
 from transfer import predictions
-from transfer.gain import CONTROL, TREATED
+from transfer.gain import CONTROL, TREATED, Gain
 from transfer.predictions import Column
 
 
@@ -150,6 +150,16 @@ def test_the_sentence_names_interval_and_floor(tmp_path: Path) -> None:
     assert promotion.explain(alone, "here").endswith("here; noise floor unknown with one seed")
     unclear = replace(within, lo=-0.2)
     assert "the interval of +0.50 % [-0.20, +0.80] here includes 0" in promotion.explain(unclear, "here")
+
+
+def test_better_than_something_useless_is_said_to_be_so() -> None:
+    measured = Gain(
+        surface="home", span="", arm="tae", against="control", ne_control=1.2, ne_arm=1.1, gain_pct=8.3, lo=8.0, hi=8.6,
+        noise_floor_pct=None, users=9, rows=9, seeds=1,
+    )  # fmt: skip
+    assert "beware: with a NE of 1.100 it says less than the base rate" in promotion.explain(measured, "over control")
+    better = replace(measured, ne_arm=0.9)
+    assert "beware" not in promotion.explain(better, "over control")
 
 
 def test_a_damaged_alias_is_told_from_none(tmp_path: Path) -> None:
