@@ -1,0 +1,1 @@
+"""Fewer bits for serving: a kernel per layer, chosen by measurement within an accuracy bound, and watched live."""

@@ -1,0 +1,37 @@
+"""What compact serving is said to cost is what its sums say."""
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.precision import CANDIDATES, HISTORY, request_batch
+from benchmarks.precision_cost import FLOAT32, Costs, smallest_first
+
+
+def test_costs_are_relative_to_the_loss_of_float32_and_have_an_interval_over_users() -> None:
+    costs, random = Costs(), np.random.default_rng(0)
+    before_U = random.uniform(1, 2, 200)
+    for user, loss in enumerate(before_U):
+        costs.by_user[FLOAT32][user] = loss
+        costs.by_user["steady."][user] = 1.001 * loss
+        costs.by_user["noisy."][user] = loss + random.normal(0, 0.1)
+    assert costs.cost("steady.") == pytest.approx((0.1, 0.1, 0.1))
+    middle, low, high = costs.cost("noisy.")
+    assert low < middle < high
+    assert high - low == pytest.approx(4 * 100 * 0.1 / np.sqrt(200) / before_U.mean(), rel=0.2)
+    assert costs.cost(FLOAT32) == (0.0, 0.0, 0.0)
+
+
+def test_every_kernel_that_is_asked_for_is_faster_than_float32() -> None:
+    times = smallest_first({"float32": int, "int8": int})
+    assert times["int8"] < times["float32"]
+
+
+def test_requests_have_the_lengths_that_are_claimed() -> None:
+    batch = request_batch(3)
+    assert batch.offsets.diff().tolist() == 3 * [CANDIDATES]
+    assert batch.history["all"].offsets.diff().tolist() == 3 * [HISTORY]
+    for times_L in batch.history["all"].time_L.split(HISTORY):
+        assert bool((times_L.diff() >= 0).all())
+        assert bool((times_L < batch.time_B[0]).all())
+    assert torch.equal(batch.owner_C.bincount(), torch.full((3,), CANDIDATES))
