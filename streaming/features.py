@@ -10,11 +10,18 @@ user_surface_count    those that came by the candidate's surface, likewise
 user_X_count          the user's past engagements with the item, or with items of its category, type, department
 user_recency, ...     the time since the last of them
 X_popularity          everybody's past engagements, decayed by exp(-age / 4 weeks)
+surface_item_popularity  the same of an item by one surface (importers by mapping)
 stores_promoting      stores that promote the item in this window, known from the window's start
 ===================== =====================================================================================
+
+:func:`derived` says of every column but the last what it is made of; whoever makes features, of a whole log
+(:class:`DenseFeatures`), window by window (:mod:`streaming.importers.mapping.as_of`) or as events come
+(:mod:`hypercast.serving.dense`), finds the sums in a way of its own and the same numbers.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +45,8 @@ DENSE = (
     "stores_promoting",
 )
 
+_ATTRIBUTES = ("category", "type", "department")
+
 DAY = 86_400_000_000  # microseconds
 RECENCY_SCALE = 30 * DAY
 ACTIVITY_SCALE = 7 * DAY
@@ -45,6 +54,67 @@ POPULARITY_SCALE = 28 * DAY
 
 Int = npt.NDArray[np.int64]
 Float = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What lies strictly before each of Q queries.
+
+    Attributes:
+        count: how many engagements, int64 [Q].
+        last: time of the last one, int64 microseconds [Q]; no meaning where there are none.
+        decayed: sum of exp(-age / 4 weeks), float64 [Q]; None where nobody asks for it.
+    """
+
+    count: Int
+    last: Int
+    decayed: Float | None = None
+
+
+Value = Literal["count", "decayed", "recency"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Derivation:
+    """What a column of features is made of: engagements of whom, with what, and what is said of them.
+
+    Attributes:
+        whose: ``user``: the request's user's; ``all``: everybody's.
+        group: ``item`` or the attribute of items that the engagements share with the candidate; ``surface``: those by
+            its surface; ``surface_item``: those with it by its surface; None: all of them.
+        value: how many there are, their decayed sum, or how recent the last one is.
+        scale: of a recency, microseconds.
+    """
+
+    whose: Literal["user", "all"]
+    group: str | None
+    value: Value
+    scale: int = 0
+
+    def of(self, found: Found, time: Int) -> Float:
+        """The column for queries at ``time``, microseconds int64 [Q]."""
+        if self.value == "recency":
+            return np.where(found.count > 0, np.exp((found.last - time) / self.scale), 0.0)
+        if self.value == "count":
+            return np.log1p(found.count)
+        if found.decayed is None:
+            raise ValueError("found without decayed sums")
+        return np.log1p(found.decayed)
+
+
+def derived(attributes: Sequence[str]) -> dict[str, Derivation]:
+    """Every column that can be made of engagements, for items with ``attributes``, by name and in order."""
+    columns = {}
+    for name, group in (("user", None), ("user_surface", "surface")):
+        columns[f"{name}_count"] = Derivation(whose="user", group=group, value="decayed")
+        columns[f"{name}_recency"] = Derivation(whose="user", group=group, value="recency", scale=ACTIVITY_SCALE)
+    groups = ["item", *attributes]
+    for group in groups:
+        columns[f"user_{group}_count"] = Derivation(whose="user", group=group, value="count")
+        columns[f"user_{group}_recency"] = Derivation(whose="user", group=group, value="recency", scale=RECENCY_SCALE)
+    for group in [*groups, "surface_item"]:
+        columns[f"{group}_popularity"] = Derivation(whose="all", group=group, value="decayed")
+    return columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,20 +190,21 @@ class DenseFeatures:
             "type": (groups.type[item], _size(groups.type)),
             "department": (groups.department[item], _size(groups.department)),
         }
-        columns: dict[str, Float] = {"stores_promoting": np.log1p(stores_promoting)}
         # A surface on which nobody engaged yet has no number of its own: no user has a past there.
         own = _pair(user, np.where(surface < self._surfaces, surface, -1), self._surfaces)
-        for name, group in (("user", user), ("user_surface", own)):
-            past = self._activity[name]
-            count, last = past.count_and_last(group, rank)
-            columns[f"{name}_count"] = np.log1p(past.decayed(group, rank, time))
-            columns[f"{name}_recency"] = _recency(count, last, time, ACTIVITY_SCALE)
-        for name, past in self._by_user.items():
-            count, last = past.count_and_last(_pair(user, *of_item[name]), rank)
-            columns[f"user_{name}_count"] = np.log1p(count)
-            columns[f"user_{name}_recency"] = _recency(count, last, time, RECENCY_SCALE)
+        found: dict[tuple[str, str | None], Found] = {}
+        for group, past, asked in (
+            (None, self._activity["user"], user),
+            ("surface", self._activity["user_surface"], own),
+            *((name, past, _pair(user, *of_item[name])) for name, past in self._by_user.items()),
+        ):
+            found["user", group] = past.before(asked, rank, time)
         for name, past in self._by_all.items():
-            columns[f"{name}_popularity"] = np.log1p(past.decayed(of_item[name][0], rank, time))
+            found["all", name] = past.before(of_item[name][0], rank, time)
+        columns: dict[str, Float] = {"stores_promoting": np.log1p(stores_promoting)}
+        for name, how in derived(list(_ATTRIBUTES)).items():
+            if name in DENSE:
+                columns[name] = how.of(found[how.whose, how.group], time)
         return np.stack([columns[name].astype(np.float32) for name in DENSE], axis=1)
 
 
@@ -174,20 +245,19 @@ class _Past:
         end = np.searchsorted(self._key, code * self._ranks + rank, side="left")
         return first, np.where(self._group[code] == group, end, first)
 
-    def count_and_last(self, group: Int, rank: Int) -> tuple[Int, Int]:
-        """Number of engagements [Q] and time of the last one [Q]; the latter has no meaning where there are none."""
+    def before(self, group: Int, rank: Int, time: Int) -> Found:
+        """What each group's engagements before ``rank``, which is that of ``time``, come to [Q]."""
         first, end = self._span(group, rank)
         last = np.append(self._time, 0)[np.where(end > first, end - 1, len(self._time))]
-        return end - first, last
+        return Found(count=end - first, last=last, decayed=self._decayed_to(first, end, time))
 
-    def decayed(self, group: Int, rank: Int, time: Int) -> Float:
-        """Sum over the group's engagements before ``time`` of exp(-age / decay) [Q]."""
+    def _decayed_to(self, first: Int, end: Int, time: Int) -> Float | None:
+        """Sum over engagements [first, end) of exp(-age / decay) at ``time`` [Q]; None if built without decay."""
         if self._decay is None:
-            raise ValueError("built without decay")
-        first, end = self._span(group, rank)
+            return None
         some = np.flatnonzero(end > first)
         last = end[some] - 1
-        sums = np.zeros(len(group))
+        sums = np.zeros(len(first))
         sums[some] = self._sums[last] * np.exp((self._time[last] - time[some]) / self._decay)
         return sums
 
@@ -206,10 +276,6 @@ def _decayed_sums(time: Int, position: Int, decay: int) -> Float:
         sums[later] += sums[earlier] * np.exp((time[earlier] - time[later]) / decay)
         reach *= 2
     return sums
-
-
-def _recency(count: Int, last: Int, time: Int, scale: int) -> Float:
-    return np.where(count > 0, np.exp((last - time) / scale), 0.0)
 
 
 def _pair(user: Int, group: Int, size: int) -> Int:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from streaming.features import ACTIVITY_SCALE, POPULARITY_SCALE, RECENCY_SCALE
+from streaming.features import POPULARITY_SCALE, Found, derived
 
 Int = npt.NDArray[np.int64]
 Float = npt.NDArray[np.float64]
@@ -50,6 +50,7 @@ class AsOfFeatures:
 
     def __init__(self, *, items: int, attributes: dict[str, Int], surfaces: int) -> None:
         self._groups = {"item": np.arange(items), **attributes}
+        self._columns = list(derived(list(attributes)).values())
         self._surfaces = surfaces
         self._user, self._user_surface, self._surface_item = _Past(), _Past(), _Past()
         self._by_user = {name: _Past() for name in self._groups}
@@ -58,34 +59,26 @@ class AsOfFeatures:
     @staticmethod
     def names(attributes: list[str]) -> list[str]:
         """Names of the features, in their order."""
-        groups = ["item", *attributes]
-        return [
-            *(f"{name}_{kind}" for name in ("user", "user_surface") for kind in ("count", "recency")),
-            *(f"user_{name}_{kind}" for name in groups for kind in ("count", "recency")),
-            *(f"{name}_popularity" for name in groups),
-            "surface_item_popularity",
-        ]
+        return list(derived(attributes))
 
     def window(self, engaged: Events, asked: Events) -> npt.NDArray[np.float32]:
         """Features of the queries, float32 [Q, F]; then the window's engagements are part of the past.
 
         A query at a time sees the window's engagements before that time, strictly, and all earlier windows'.
         """
-        columns: list[Float] = []
-        for past, of in ((self._user, _by_user), (self._user_surface, self._by_surface)):
-            found = past.window(of(engaged), engaged.time, of(asked), asked.time)
-            columns += [np.log1p(found.decayed), found.recency(asked.time, ACTIVITY_SCALE)]
+        found: dict[tuple[str, str | None], Found] = {}
+        for group, past, of in ((None, self._user, _by_user), ("surface", self._user_surface, self._by_surface)):
+            found["user", group] = past.window(of(engaged), engaged.time, of(asked), asked.time)
         for name, code in self._groups.items():
             size = int(code.max(initial=-1)) + 1
             keys = [_pair(each.user, code[each.item], size) for each in (engaged, asked)]
-            found = self._by_user[name].window(keys[0], engaged.time, keys[1], asked.time)
-            columns += [np.log1p(found.count), found.recency(asked.time, RECENCY_SCALE)]
+            found["user", name] = self._by_user[name].window(keys[0], engaged.time, keys[1], asked.time)
         for name, code in self._groups.items():
-            found = self._by_all[name].window(code[engaged.item], engaged.time, code[asked.item], asked.time)
-            columns.append(np.log1p(found.decayed))
+            past = self._by_all[name]
+            found["all", name] = past.window(code[engaged.item], engaged.time, code[asked.item], asked.time)
         keys = [_pair(each.item, each.surface, self._surfaces) for each in (engaged, asked)]
-        found = self._surface_item.window(keys[0], engaged.time, keys[1], asked.time)
-        columns.append(np.log1p(found.decayed))
+        found["all", "surface_item"] = self._surface_item.window(keys[0], engaged.time, keys[1], asked.time)
+        columns = [how.of(found[how.whose, how.group], asked.time) for how in self._columns]
         return np.stack(columns, axis=1).astype(np.float32)
 
     def _by_surface(self, events: Events) -> Int:
@@ -96,18 +89,6 @@ def _by_user(events: Events) -> Int:
     return events.user
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Found:
-    """What lies before each query [Q]: how many, the time of the last, and the sum of exp(-age / 4 weeks)."""
-
-    count: Int
-    last: Int
-    decayed: Float
-
-    def recency(self, time: Int, scale: int) -> Float:
-        return np.where(self.count > 0, np.exp((self.last - time) / scale), 0.0)
-
-
 class _Past:
     """For each key: how many engagements there were, when the last was, and their decayed sum at that time."""
 
@@ -116,7 +97,7 @@ class _Past:
         self._count, self._last = np.zeros(0, np.int64), np.zeros(0, np.int64)
         self._sum = np.zeros(0)
 
-    def window(self, key_E: Int, time_E: Int, key_Q: Int, time_Q: Int) -> _Found:
+    def window(self, key_E: Int, time_E: Int, key_Q: Int, time_Q: Int) -> Found:
         """Answer the queries, then take in the window's engagements. A negative key has no past and leaves none."""
         keep = key_E >= 0
         key_E, time_E = key_E[keep], time_E[keep]
@@ -145,7 +126,7 @@ class _Past:
         any_ = known & (end > begin)
         last = np.where(any_, end - 1, len(key))
         since = np.where(any_, np.append(time, 0)[last] - time_Q, 0)
-        found = _Found(
+        found = Found(
             count=np.append(count, 0)[last],
             last=np.append(time, 0)[last],
             decayed=np.append(weight, 0.0)[last] * np.exp(since / POPULARITY_SCALE),
