@@ -9,6 +9,7 @@ import torch
 from foundation.hstu.optimiser import ModelOptimiser
 from foundation.model import FoundationModel
 from foundation.publish import Publisher
+from foundation.sharded.config import Sharding
 from hypercast.training.flops import flops_per_candidate
 from hypercast.training.loop import ContinualTrainer
 from hypercast.training.random import get_states, set_states
@@ -29,6 +30,7 @@ class FoundationLearner:
         surface_weight: of the surface-specific tasks in the loss.
         precision: of products in training; weights, sums and what is published are float32 always. bfloat16 is faster
             on CPUs with AMX or AVX512-BF16 and on GPUs.
+        sharding: how several workers train together (docs/sharded.md); what one process does is not touched by it.
         """
 
         batch_size: int = pydantic.Field(default=64, ge=1)
@@ -38,6 +40,13 @@ class FoundationLearner:
         optimiser: ModelOptimiser.Config = ModelOptimiser.Config(learning_rate=3e-3)
         publisher: Publisher.Config = Publisher.Config()
         trainer: ContinualTrainer.Config = ContinualTrainer.Config()
+        sharding: Sharding | None = None
+
+        def loss(self, model: FoundationModel, batch: RequestBatch) -> torch.Tensor:
+            """The mean over the batch's candidates, in the precision of training."""
+            half = self.precision == "bfloat16"
+            with torch.autocast(batch.item_C.device.type, dtype=torch.bfloat16, enabled=half):
+                return model.loss(model(batch), batch, surface_weight=self.surface_weight)
 
     def __init__(self, *, config: Config, workspace: Workspace, publisher: Publisher, seed: int) -> None:
         self.config = config
@@ -69,9 +78,7 @@ class FoundationLearner:
         yield from interleaved(list(zip(counts, parts, strict=True)))
 
     def step(self, batch: RequestBatch) -> Mapping[str, float]:
-        half = self.config.precision == "bfloat16"
-        with torch.autocast(batch.item_C.device.type, dtype=torch.bfloat16, enabled=half):
-            loss = self.model.loss(self.model(batch), batch, surface_weight=self.config.surface_weight)
+        loss = self.config.loss(self.model, batch)
         self.optimiser.step(loss)
         return {"train_loss": loss.item()}
 

@@ -51,6 +51,10 @@ class ModelOptimiser:
         """Back-propagate ``loss``, which updates the tables, and update the dense weights."""
         self.dense.zero_grad(set_to_none=True)
         loss.backward()
+        self.update()
+
+    def update(self) -> None:
+        """Update the dense weights by the gradients that they carry."""
         nn.utils.clip_grad_norm_(self.weights, self.config.gradient_clip, foreach=True)
         self.dense.step()
         self.updates += 1

@@ -1,20 +1,24 @@
 """What a platform is: a data set, a foundation model, experts, and how to run them."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 
 from experts.steps import SurfaceLearner
 from foundation.publish import REPRESENTATIONS, Publisher
 from foundation.steps import FoundationLearner
+from hypercast.runtime.engine import Resources
+from hypercast.runtime.ray_engine import RayEngine
+from hypercast.serving.config import ServingConfig
 from hypercast.store.online import OnlineStore
 from hypercast.store.tae_log import TaeLog
 from streaming.config import Config
 from streaming.dataset import Dataset
 from streaming.importers.complete_journey import CompleteJourney
+from streaming.labels.attribution import DAY
 from streaming.labels.delays import DelayCurves
-from streaming.labels.policy import FakeNegative, LabelPolicy
+from streaming.labels.policy import LabelPolicy
 from streaming.prefetch import Prefetch
 from streaming.sources.source import StreamConfig
 from streaming.workspace import Workspace
@@ -29,6 +33,13 @@ class DatasetChoice(Config):
     complete_journey: CompleteJourney.Config | None = None
 
 
+class JobResources(Config):
+    """Attributes: ``foundation``, and ``experts``, each job of them."""
+
+    foundation: Resources = Resources()
+    experts: Resources = Resources()
+
+
 class PlatformConfig(Config):
     """Contents of a platform file.
 
@@ -39,7 +50,11 @@ class PlatformConfig(Config):
         windows: how many windows to run, from the first; None for all.
         spans: windows that reports pool, by name: first and last.
         engine: ``local`` runs jobs one after the other in this process, ``ray`` in actors side by side.
-        expert_jobs: over how many jobs the surfaces' experts are spread.
+        ray: how ``engine: ray`` uses Ray (docs/scale.md).
+        expert_jobs: over how many jobs the surfaces' experts are spread; all arms of a surface share one.
+        resources: what the foundation model's job, and each of the experts', is promised by a cluster.
+        lookahead: how many windows the foundation model may be ahead of the slowest expert. So many it has published
+            and trained on before it waits, and so much work is under way at most.
         threads: of torch in each job. Results are the same bits for the same number, under either engine.
         prefetch: how batches are built ahead of training; they are the same however that is done.
         stream: where windows come from as they are written; null: ``dataset`` holds them. With a stream, ``dataset`` is
@@ -48,8 +63,11 @@ class PlatformConfig(Config):
             (docs/delayed_labels.md); tasks that are not named wait.
         delays: how long conversions take, for ``interpolation``; ``delay_groups``: user attributes it may depend on,
             coarse to fine.
+        asked_days: by surface and task, how long after a request the surface counts a conversion, if not as long as the
+            task's attribution window; needs ``interpolation``. Example: ``{storefront: {redeem: 7}}``.
         online: the store that serving reads, fed with what is published to the TAE log; ``{}`` keeps it in the run
             folder. Experts do not read it.
+        serving: how requests are answered (docs/serving.md); null: as its defaults say.
     """
 
     name: str
@@ -59,7 +77,10 @@ class PlatformConfig(Config):
     windows: int | None = pydantic.Field(default=None, ge=1)
     spans: dict[str, tuple[int, int]] = {span.name: (span.first, span.last) for span in (COLD, STEADY)}
     engine: Literal["local", "ray"] = "local"
+    ray: RayEngine.Config = RayEngine.Config()
     expert_jobs: int = pydantic.Field(default=1, ge=1)
+    resources: JobResources = JobResources()
+    lookahead: int = pydantic.Field(default=2, ge=0)
     threads: int = pydantic.Field(default=1, ge=1)
     foundation: FoundationLearner.Config = FoundationLearner.Config()
     expert: SurfaceLearner.Config = SurfaceLearner.Config()
@@ -68,8 +89,10 @@ class PlatformConfig(Config):
     labels: dict[str, LabelPolicy] = {}
     delays: DelayCurves.Config = DelayCurves.Config()
     delay_groups: list[str] = []
+    asked_days: dict[str, dict[str, Annotated[float, pydantic.Field(gt=0)]]] = {}
     log: TaeLog.Config = TaeLog.Config()
     online: OnlineStore.Config | None = None
+    serving: ServingConfig | None = None
     monitor: Monitor.Config = Monitor.Config()
 
     @pydantic.model_validator(mode="after")
@@ -83,21 +106,29 @@ class PlatformConfig(Config):
         return self
 
     @pydantic.model_validator(mode="after")
-    def _a_stream_is_trained_on_once(self) -> "PlatformConfig":
-        if self.stream is not None and (self.foundation.trainer.epochs > 1 or self.expert.trainer.epochs > 1):
-            raise ValueError("stream: every event of a stream is trained on once. Give trainer: {epochs: 1}")
+    def _waiting_experts_find_their_snapshot(self) -> "PlatformConfig":
+        keep = self.foundation.publisher.keep
+        if "finetune" in self.expert.arms and keep < self.lookahead + 2:
+            raise ValueError(
+                f"lookahead: {self.lookahead} lets the foundation model be so far ahead that the snapshot that "
+                f"`finetune` starts from is removed, by foundation.publisher.keep: {keep}. Give keep: "
+                f"{self.lookahead + 2} or more"
+            )
         return self
 
     @pydantic.model_validator(mode="after")
-    def _fake_negatives_are_no_labels(self) -> "PlatformConfig":
-        assumes = any(isinstance(policy, FakeNegative) for policy in self.labels.values())
-        misled = [arm for arm in self.expert.arms if arm == "kd" or "adapter" in arm or "c2al" in arm]
-        if assumes and (self.expert.model.calibration is not None or misled):
+    def _workers_leave_no_old_snapshots(self) -> "PlatformConfig":
+        if self.foundation.sharding is not None and "finetune" in self.expert.arms:
             raise ValueError(
-                "labels: of fake_negative, half of what is learned is no outcome, and calibration, kd, adapters and "
-                f"cohorts cannot tell. Give expert.model.calibration: null and leave out {misled or 'no arm'}, or use "
-                "interpolation"
+                "foundation.sharding: its workers train on all windows before the experts begin, and the snapshot that "
+                "`finetune` starts from is gone by then. Leave out the arm, or give sharding: null"
             )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _a_stream_is_trained_on_once(self) -> "PlatformConfig":
+        if self.stream is not None and (self.foundation.trainer.epochs > 1 or self.expert.trainer.epochs > 1):
+            raise ValueError("stream: every event of a stream is trained on once. Give trainer: {epochs: 1}")
         return self
 
     def workspace(self, dataset: Dataset) -> Workspace:
@@ -107,7 +138,11 @@ class PlatformConfig(Config):
     def workspace_settings(self) -> dict[str, Any]:
         """What a workspace is told about labels, and about building batches."""
         labels = {"labels": self.labels, "delays": self.delays, "delay_groups": tuple(self.delay_groups)}
-        return {**labels, "prefetch": self.prefetch}
+        asked = {
+            surface: {task: round(days * DAY) for task, days in tasks.items()}
+            for surface, tasks in self.asked_days.items()
+        }
+        return {**labels, "asked_windows": asked, "prefetch": self.prefetch}
 
     def publisher(self) -> Publisher.Config:
         """What is published: what the file asks for, and what its experts' arms read beside it."""

@@ -4,14 +4,18 @@ import json
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hypercast.registry import Registry
 from hypercast.runtime import stream
+from hypercast.runtime.board import Board
 from hypercast.runtime.config import DatasetChoice, PlatformConfig
-from hypercast.runtime.engine import Engine, LocalEngine, RayEngine
-from hypercast.runtime.jobs import ExpertJob, FoundationJob
+from hypercast.runtime.engine import Engine, Job, LocalEngine
+from hypercast.runtime.ownership import own
+from hypercast.runtime.plan import jobs, run_lock
+from hypercast.runtime.ray_engine import RayEngine
 from streaming import config as configuration
 from streaming import files
 from streaming.dataset import Dataset, Window
@@ -21,11 +25,11 @@ from transfer.evaluate import evaluate
 from transfer.monitor import FOUNDATION, PLATFORM, Monitor, expert_key
 from transfer.report import Report
 
-LOOKAHEAD = 2
-"""Windows that the foundation model may run ahead of the slowest expert, so that no job waits for another's step."""
-
 FLOPS_FILE = "flops_per_candidate.json"
 """In the run folder: floating-point operations for one candidate, of the foundation model and of every arm."""
+
+_PATIENCE = 5.0
+"""Seconds to wait for another run in the same folder: one that was killed is gone by then."""
 
 Progress = Callable[[str, float], None]
 _logger = logging.getLogger(__name__)
@@ -41,18 +45,33 @@ class Platform:
         self._keep_config()
         self.task = self.dataset.config.tasks[0].name
 
-    def run(self, progress: Progress) -> Report:
-        """Run every window; returns the report. ``progress`` gets a message and the share of windows done."""
+    def run(self, progress: Progress, board: Board | None = None) -> Report:
+        """Run every window; returns the report.
+
+        A foundation model that is sharded over workers is trained on all windows first, and the experts after it.
+
+        Args:
+            progress: gets a message and the share of windows done.
+            board: shows what each job does.
+
+        Raises:
+            OwnershipError: another process runs the platform in this folder.
+            JobDiedError: a job has died more often than `ray.restarts` allows.
+        """
         windows = self.dataset.windows[: self.config.windows]
-        engine: Engine = RayEngine() if self.config.engine == "ray" else LocalEngine()
-        try:
-            with self.config.monitor.build(run=self.run_folder, platform=self.config.name) as monitor:
-                monitor.log_config(self.config)
-                monitor.log_params(self.config.model_dump(mode="json"))
-                self._loop(engine, monitor, windows, progress)
-                return self._conclude(monitor)
-        finally:
-            engine.close()
+        if self.config.foundation.sharding is not None:
+            from hypercast.runtime import sharded  # brings torchrec, which takes seconds and which nothing else needs
+
+            sharded.train(self.config, progress)
+        with (
+            own(run_lock(self.run_folder), patience=_PATIENCE),
+            self._engine(board) as engine,
+            self.config.monitor.build(run=self.run_folder, platform=self.config.name) as monitor,
+        ):
+            monitor.log_config(self.config)
+            monitor.log_params(self.config.model_dump(mode="json"))
+            self._loop(engine, monitor, windows, progress)
+            return self._conclude(monitor)
 
     def report(self, *, untouched: bool = False) -> Report:
         """Compare the arms on what was predicted so far; ``untouched``: of the fifth of users kept apart."""
@@ -64,6 +83,22 @@ class Platform:
             untouched=untouched,
         )
 
+    @contextmanager
+    def _engine(self, board: Board | None) -> Iterator[Engine]:
+        """What `engine` in the platform file names; its jobs end with it."""
+        engine: Engine = LocalEngine(board)
+        if self.config.engine == "ray":
+            asked = [job.resources.cpus or 0 for job in self.jobs()]
+            engine = RayEngine(config=self.config.ray, cpus=sum(asked), board=board)
+        try:
+            yield engine
+        finally:
+            engine.close()
+
+    def jobs(self) -> list[Job]:
+        """What runs: the foundation model's job, and then the experts'."""
+        return jobs(self.config, run=self.run_folder, surfaces=self.dataset.config.surfaces)
+
     def _loop(self, engine: Engine, monitor: Monitor, windows: list[Window], progress: Progress) -> None:
         last: tuple[Any, list[Any], Window] | None = None
 
@@ -71,8 +106,10 @@ class Platform:
             progress(f"window {window.index}", (windows.index(window) + 1) / len(windows))
 
         for ready in self._ready(windows):
-            foundation, experts = self._start(engine)
-            self._run_windows(engine, monitor, foundation, experts, ready, done)
+            for handle in (last[0], *last[1]) if last is not None else ():
+                engine.stop(handle)
+            foundation, *experts = [engine.start(job) for job in self.jobs()]
+            self.run_windows(engine, monitor, foundation, experts, ready, done)
             if self.config.stream is not None:
                 stream.relabel(self.run_folder, since=ready[0])
             last = foundation, experts, ready[-1]
@@ -92,36 +129,31 @@ class Platform:
                 self.config.stream, run=self.run_folder, catalogue=self.dataset, most=len(windows)
             )
 
-    def _start(self, engine: Engine) -> tuple[Any, list[Any]]:
-        """The foundation model's job and the experts'; they go on from their checkpoints."""
-        surfaces = self.dataset.config.surfaces
-        jobs = min(self.config.expert_jobs, len(surfaces))
-        foundation = engine.start(FoundationJob, self.config, self.run_folder)
-        experts = [engine.start(ExpertJob, self.config, self.run_folder, surfaces[job::jobs]) for job in range(jobs)]
-        return foundation, experts
-
-    def _run_windows(
+    def run_windows(
         self,
         engine: Engine,
         monitor: Monitor,
         foundation: Any,
         experts: list[Any],
         windows: list[Window],
-        done: Callable[[Window], None],
+        done: Callable[[Window], None] = lambda window: None,
     ) -> None:
+        """Hand out windows in order; at most `lookahead` of them beside the one whose results are waited for."""
         pending: deque[tuple[Window, Any, list[Any]]] = deque()
 
         def collect() -> None:
             window, trained, learned = pending.popleft()
             by_surface = {name: row for job in learned for name, row in engine.result(job).items()}
-            self._monitor(monitor, window, engine.result(trained), by_surface)
+            metrics = engine.result(trained)
+            restarts = {f"restarts/{job}": float(count) for job, count in engine.restarts().items()}
+            self._monitor(monitor, window, metrics, by_surface, restarts)
             done(window)
 
         for window in windows:
             published = engine.call(foundation, "publish", window.index)
             learned = [engine.call(expert, "run_window", window.index, published) for expert in experts]
             pending.append((window, engine.call(foundation, "run_window", window.index), learned))
-            if len(pending) > LOOKAHEAD:
+            if len(pending) > self.config.lookahead:
                 collect()
         while pending:
             collect()
@@ -141,9 +173,10 @@ class Platform:
         window: Window,
         foundation: dict[str, float],
         by_surface: dict[str, dict[str, float]],
+        restarts: dict[str, float],
     ) -> None:
         """Log one window of every run; the users kept apart are left out, as everywhere in development."""
-        metrics: dict[str, dict[str, float]] = {FOUNDATION: dict(foundation), PLATFORM: {}}
+        metrics: dict[str, dict[str, float]] = {FOUNDATION: dict(foundation), PLATFORM: restarts}
         seen = {}
         for surface, learned in by_surface.items():
             seen[surface] = sums.of_window(self.run_folder, surface=surface, window=window.index, task=self.task)
@@ -209,13 +242,15 @@ class Platform:
     def _keep_config(self) -> None:
         """Write the configuration into the run folder, or refuse a folder that was begun with another one.
 
-        The engine, the number of expert jobs and of windows, prefetching, the online store, the spans of reports, and
-        where a stream is found and when it is left may change between runs: results do not depend on them.
+        The engine and how it uses Ray, the number of expert jobs and of windows, what jobs are promised and how far
+        they run ahead, prefetching, the online store, serving, the spans of reports, and where a stream is found and
+        when it is left may change between runs: results do not depend on them.
         """
         path = self.run_folder / "platform.yaml"
         of_stream = {"bootstrap_servers", "client", "until", "silence_seconds", "max_bad_share", "idle_after_seconds"}
         free: dict[str, bool | set[str]] = {"stream": of_stream}
-        free |= dict.fromkeys(("engine", "expert_jobs", "windows", "run", "online", "prefetch", "spans"), True)
+        of_work = ("engine", "ray", "expert_jobs", "resources", "lookahead", "windows", "prefetch")
+        free |= dict.fromkeys((*of_work, "run", "online", "serving", "spans"), True)
         if path.is_file():
             before = configuration.load(path, PlatformConfig)
             if before.model_dump(exclude=free) != self.config.model_dump(exclude=free):

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from hypercast.runtime.config import PlatformConfig
-from hypercast.runtime.engine import Engine, LocalEngine, RayEngine
+from hypercast.runtime.engine import Engine, Job, LocalEngine
 from hypercast.runtime.platform import Platform
+from hypercast.runtime.ray_engine import RayEngine
 from streaming import config as configuration
 from streaming import files
 from streaming.dataset import Dataset
@@ -18,7 +19,7 @@ ENGINES = ["local", pytest.param("ray", marks=pytest.mark.slow)]
 
 @pytest.fixture(params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    engine: Engine = RayEngine() if request.param == "ray" else LocalEngine()
+    engine: Engine = RayEngine(config=RayEngine.Config(), cpus=3) if request.param == "ray" else LocalEngine()
     yield engine
     engine.close()
 
@@ -41,8 +42,12 @@ def counter() -> type:
     return Counter
 
 
+def job(start: int, name: str = "job") -> Job:
+    return Job(kind=counter(), arguments=(start,), name=name)
+
+
 def test_calls_to_a_job_run_in_order_and_promises_may_be_arguments(engine: Engine) -> None:
-    one, other = engine.start(counter(), 0), engine.start(counter(), 100)
+    one, other = engine.start(job(0, "one")), engine.start(job(100, "other"))
     promises = [engine.call(one, "add", step) for step in (1, 2, 3)]
     promises += [engine.call(other, "add", promise) for promise in promises]
     assert [engine.result(promise) for promise in promises] == [1, 3, 6, 101, 104, 110]
@@ -50,14 +55,14 @@ def test_calls_to_a_job_run_in_order_and_promises_may_be_arguments(engine: Engin
 
 def test_an_error_in_a_job_is_the_error_that_the_caller_gets(engine: Engine) -> None:
     def failing_constructor() -> None:
-        engine.result(engine.call(engine.start(counter(), -1), "add", 1))
+        engine.result(engine.call(engine.start(job(-1)), "add", 1))
 
     def failing_call() -> None:
-        engine.result(engine.call(engine.start(counter(), 1), "add", 0))
+        engine.result(engine.call(engine.start(job(1)), "add", 0))
 
     def failing_argument() -> None:
-        promise = engine.call(engine.start(counter(), 1), "add", 0)
-        engine.result(engine.call(engine.start(counter(), 1), "add", promise))
+        promise = engine.call(engine.start(job(1)), "add", 0)
+        engine.result(engine.call(engine.start(job(1)), "add", promise))
 
     for failing, message in (
         (failing_constructor, r"^\[start\] must not be negative; got -1\.$"),

@@ -36,6 +36,10 @@ def load(file: Path) -> PlatformConfig:
         ("engine: slurm", r"key 'engine': Input should be 'local' or 'ray'; got 'slurm'"),
         ("windows: 0", r"key 'windows'.*greater than or equal to 1"),
         ("expert_jobs: many", r"key 'expert_jobs'.*valid integer.*got 'many'"),
+        ("ray: {object_store_mib: 10}", r"key 'ray.object_store_mib'.*greater than or equal to 80; got 10"),
+        ("ray: {restart: 3}", r"key 'ray.restart'.*Allowed keys here: address"),
+        ("resources: {experts: {cpus: -1}}", r"key 'resources.experts.cpus'.*greater than or equal to 0"),
+        ("lookahead: -1", r"key 'lookahead'.*greater than or equal to 0"),
         ("monitor: {tracking: [1]}", r"key 'monitor.tracking'.*valid string"),
     ],
 )

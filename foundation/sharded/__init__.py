@@ -1,0 +1,1 @@
+"""The foundation model trained by several workers: tables sharded over them, dense weights replicated or sharded."""

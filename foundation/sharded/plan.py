@@ -1,0 +1,182 @@
+"""Which worker holds which piece of which table: torchrec's planner, under a budget of memory a worker.
+
+Shape legend: D embedding width, W workers.
+"""
+
+import json
+import logging
+from dataclasses import asdict, dataclass
+
+import torch
+from torch.distributed.optim import _apply_optimizer_in_backward
+from torchrec.distributed.embedding import EmbeddingCollectionSharder
+from torchrec.distributed.fbgemm_qcomm_codec import CommType, QCommsConfig, get_qcomm_codecs_registry
+from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
+from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
+from torchrec.distributed.planner.types import PlannerError
+from torchrec.distributed.types import ModuleShardingPlan, ShardingPlan
+from torchrec.modules.embedding_configs import EmbeddingConfig
+from torchrec.modules.embedding_modules import EmbeddingCollection
+from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
+
+from foundation.sharded.config import Sharding
+from foundation.sharded.group import Group
+from streaming.errors import ConfigError
+
+LOSS_SCALE = 1024.0
+"""Gradients of vectors are multiplied by it before they travel as float16, whose smallest number is 6e-8."""
+
+NO_LIMIT = 1 << 50
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A rectangle of a table. Attributes: ``table``; ``kind``, how the table is sharded; ``worker`` that holds it;
+    ``row``, ``rows``, ``column``, ``columns``: where it begins and how far it goes.
+    """
+
+    table: str
+    kind: str
+    worker: int
+    row: int
+    rows: int
+    column: int
+    columns: int
+
+    @property
+    def span(self) -> slice:
+        """Its rows."""
+        return slice(self.row, self.row + self.rows)
+
+    @property
+    def bytes(self) -> int:
+        """Float32 weights and Adagrad's sums."""
+        return 4 * self.rows * (self.columns + 1)
+
+
+def collection_of(tables: dict[str, int], *, width: int, learning_rate: float) -> EmbeddingCollection:
+    """An embedding without memory, to be sharded; rows of every table by name. Row-wise Adagrad runs in backward."""
+    collection = EmbeddingCollection(
+        tables=[
+            EmbeddingConfig(name=name, embedding_dim=width, num_embeddings=rows, feature_names=[name])
+            for name, rows in tables.items()
+        ],
+        device=torch.device("meta"),
+    )
+    _apply_optimizer_in_backward(RowWiseAdagrad, collection.parameters(), {"lr": learning_rate, "eps": 1e-8})
+    return collection
+
+
+def sharder_of(sharding: Sharding, device: torch.device) -> EmbeddingCollectionSharder:
+    """What moves vectors, in the precision that is asked for."""
+    if sharding.vectors == "float32":
+        return EmbeddingCollectionSharder()
+    config = QCommsConfig(
+        forward_precision=CommType.FP16, backward_precision=CommType.FP16, backward_loss_scale=LOSS_SCALE
+    )
+    return EmbeddingCollectionSharder(qcomm_codecs_registry=get_qcomm_codecs_registry(config, device=device))
+
+
+def propose(
+    collection: EmbeddingCollection, sharding: Sharding, *, batch_size: int, device: torch.device
+) -> ShardingPlan:
+    """The planner's choice for ``sharding.workers``; needs no worker.
+
+    Args:
+        batch_size: requests of a global batch, by which traffic is estimated.
+
+    Raises:
+        ConfigError: the tables do not fit into ``memory_mib`` of every worker, sharded as allowed.
+    """
+    workers = sharding.workers
+    budget = NO_LIMIT if sharding.memory_mib is None else int(sharding.memory_mib * 2**20)
+    tables = collection.embedding_configs()
+    constraint = ParameterConstraints(
+        sharding_types=list(sharding.kinds),
+        compute_kernels=["fused"],
+        min_partition=max(4, tables[0].embedding_dim // workers),
+    )
+    logging.getLogger("torchrec.distributed.planner").setLevel(logging.ERROR)
+    planner = EmbeddingShardingPlanner(
+        topology=Topology(
+            world_size=workers,
+            compute_device=device.type,
+            local_world_size=workers,
+            hbm_cap=budget if device.type == "cuda" else 0,
+            ddr_cap=budget,
+        ),
+        batch_size=max(1, batch_size // workers),
+        storage_reservation=FixedPercentageStorageReservation(percentage=0.0),
+        constraints={each.name: constraint for each in tables},
+        debug=False,
+    )
+    try:
+        return planner.plan(collection, [sharder_of(sharding, device)])
+    except PlannerError as error:
+        needed = sum(4 * each.num_embeddings * (each.embedding_dim + 1) for each in tables)
+        raise ConfigError(
+            f"sharding.memory_mib: {sharding.memory_mib} a worker does not hold the tables: {needed / 2**20:.1f} MiB "
+            f"with their optimiser's sums, and what travels, on {workers} workers, sharded {sharding.kinds}. Give "
+            f"more memory, more workers, or row_wise among kinds. The planner: {str(error).strip()[:300]}"
+        ) from None
+
+
+def agreed(
+    collection: EmbeddingCollection, sharding: Sharding, group: Group, *, batch_size: int, device: torch.device
+) -> ShardingPlan:
+    """What the leader proposes, on every worker.
+
+    Raises:
+        ConfigError: see :func:`propose`; on every worker.
+    """
+    said: ShardingPlan | ConfigError | None = None
+    if group.leads:
+        try:
+            said = propose(collection, sharding, batch_size=batch_size, device=device)
+        except ConfigError as error:
+            said = error
+    said = group.from_leader(said)
+    if isinstance(said, ConfigError):
+        raise said
+    return said
+
+
+def pieces(plan: ShardingPlan) -> list[Piece]:
+    """All pieces of all tables, in the plan's order."""
+    module = plan.get_plan_for_module("")
+    assert isinstance(module, ModuleShardingPlan | dict)
+    return [
+        Piece(
+            table=table,
+            kind=parameter.sharding_type,
+            worker=shard.placement.rank(),
+            row=shard.shard_offsets[0],
+            rows=shard.shard_sizes[0],
+            column=shard.shard_offsets[1],
+            columns=shard.shard_sizes[1],
+        )
+        for table, parameter in module.items()
+        for shard in parameter.sharding_spec.shards
+    ]
+
+
+def to_rows(all_pieces: list[Piece]) -> list[dict[str, object]]:
+    """The plan as it is printed: a row a table."""
+    by_table: dict[str, list[Piece]] = {}
+    for piece in all_pieces:
+        by_table.setdefault(piece.table, []).append(piece)
+    return [
+        {
+            "table": table,
+            "kind": of_table[0].kind,
+            "pieces": ", ".join(f"{each.rows} x {each.columns} on {each.worker}" for each in of_table),
+            "MiB": round(sum(each.bytes for each in of_table) / 2**20, 3),
+        }
+        for table, of_table in by_table.items()
+    ]
+
+
+def to_json(all_pieces: list[Piece], *, workers: int) -> str:
+    """The plan as it is kept: bytes on every worker, and every piece."""
+    of_worker = [sum(each.bytes for each in all_pieces if each.worker == worker) for worker in range(workers)]
+    return json.dumps({"bytes_by_worker": of_worker, "pieces": [asdict(each) for each in all_pieces]}, indent=1) + "\n"

@@ -1,0 +1,70 @@
+"""Workers without Ray: processes on this machine with a gloo group of their own, for measurements and tests."""
+
+import multiprocessing
+import tempfile
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from foundation.sharded.group import Group
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["foundation.sharded.trainer"])
+
+
+class WorkerFailed(RuntimeError):
+    """A worker raised; the message is its traceback."""
+
+
+def start(count: int, job: Callable[..., Any], *arguments: Any, patience: timedelta = timedelta(minutes=30)) -> list:
+    """What ``job(group, *arguments)`` returned on each of ``count`` workers of one thread each.
+
+    Args:
+        job: a function of a module that can be imported; its arguments and results are pickled.
+        patience: how long a worker waits for another's part of an exchange.
+
+    Raises:
+        WorkerFailed: one has raised, or ended without a word.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        pipes, processes = [], []
+        for rank in range(count):
+            mine, theirs = _CONTEXT.Pipe(duplex=False)
+            given = (rank, count, f"file://{folder}/store", patience, theirs, job, arguments)
+            process = _CONTEXT.Process(target=_work, args=given)
+            process.start()
+            theirs.close()
+            pipes.append(mine)
+            processes.append(process)
+        outcomes = [_outcome(pipe) for pipe in pipes]
+        for process in processes:
+            process.join()
+    failures = [said for failed, said in outcomes if failed]
+    if failures:
+        raise WorkerFailed("\n".join(failures))
+    return [said for _, said in outcomes]
+
+
+def _outcome(pipe: Any) -> tuple[bool, Any]:
+    try:
+        return pipe.recv()
+    except EOFError:
+        return True, "a worker ended without a word"
+
+
+def _work(
+    rank: int, count: int, store: str, patience: timedelta, pipe: Any, job: Callable[..., Any], arguments: tuple
+) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=count, timeout=patience)
+    try:
+        said = (False, job(Group(), *arguments))
+    except Exception:
+        said = (True, traceback.format_exc())
+    pipe.send(said)
+    pipe.close()
+    dist.destroy_process_group()
