@@ -15,6 +15,10 @@ from hypercast.cli.data import data
 from hypercast.cli.expert import expert
 from hypercast.cli.foundation import foundation
 from hypercast.cli.output import DEMO, Json, RunFolder, emit_report, progress
+from hypercast.cli.precision import precision
+from hypercast.cli.scale import scale
+from hypercast.cli.serve import serve
+from hypercast.cli.served import served
 from hypercast.cli.store import store
 from hypercast.cli.stream import stream
 from hypercast.cli.transfer import transfer
@@ -31,6 +35,11 @@ for name, group in {
     "stream": stream,
 }.items():
     app.add_typer(group, name=name)
+
+app.command("precision")(precision)
+app.command("serve")(serve)
+app.command("served")(served)
+app.command("scale")(scale)
 
 
 def main() -> None:
@@ -70,6 +79,7 @@ def shipped_config(name: str) -> Path:
 
 
 def _run_platform(path: Path, *, run: Path | None, json: bool) -> None:
+    from hypercast.cli.watch import watch
     from hypercast.runtime.config import PlatformConfig
     from hypercast.runtime.platform import FLOPS_FILE, Platform, import_if_absent
 
@@ -79,8 +89,8 @@ def _run_platform(path: Path, *, run: Path | None, json: bool) -> None:
     with progress(json) as advance:
         import_if_absent(config.dataset, advance)
     platform = Platform(config)
-    with progress(json) as advance:
-        report = platform.run(advance)
+    with watch(json) as (advance, board):
+        report = platform.run(advance, board)
     emit_report(report, json)
     if not json:
         flops = json_format.loads((config.run / FLOPS_FILE).read_text())

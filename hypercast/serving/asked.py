@@ -37,11 +37,11 @@ class Asked(Requests):
         Returns:
             the requests, in the order in which each first comes, and int64 ``[C]``: where each candidate is among them.
         """
-        seen: dict[tuple[int, int, bytes, int], int] = {}
+        seen: dict[tuple[int, int, bytes, int, int], int] = {}
         keys = zip(self.user_id.tolist(), self.time.tolist(), self.context, self.past, strict=True)
         page = np.array(
             [
-                seen.setdefault((user, time, code.tobytes(), len(past.time)), len(seen))
+                seen.setdefault((user, time, code.tobytes(), *_memory(past)), len(seen))
                 for user, time, code, past in keys
             ],
             dtype=np.int64,
@@ -82,6 +82,14 @@ class OwnHistories(EngagementLog):
 
 
 _NONE = np.zeros(0, dtype=np.int64)
+
+
+def _memory(past: Events) -> tuple[int, int]:
+    """Where a past lies and how much of it there is: what a state has given out never changes, so equal is the same.
+
+    The number of engagements alone would not do: of a user who has many, as many may be others by the next call.
+    """
+    return past.time.__array_interface__["data"][0], len(past.time)
 
 
 def _latest(past: Events, surface: int | None, most: int) -> Events:

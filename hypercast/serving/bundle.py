@@ -83,8 +83,13 @@ class Bundle:
 
     @property
     def watermark(self) -> int | None:
-        """Of the newest snapshot, microseconds: earlier requests it must not answer (law L3)."""
-        return self.foundation.snapshot.watermark if self.foundation is not None else None
+        """Up to when the newest snapshot and the experts have learned: earlier requests they must not answer (law L3).
+
+        Microseconds.
+        """
+        learned = [expert.as_of for expert in self.experts.values()]
+        learned += [self.foundation.snapshot.watermark] if self.foundation is not None else []
+        return max(learned, default=None)
 
     def logits(self, vector_CR: np.ndarray) -> np.ndarray:
         """The newest snapshot's logits of ``penultimate`` vectors: :meth:`FoundationScorer.logits`."""

@@ -41,9 +41,9 @@ class ExpertScorer:
         dims: widths of the teacher's representations; empty where there is no teacher.
         as_of: up to when it has learned, microseconds; how long conversions take is estimated as of then.
 
-    Attributes: ``folder``, ``surface``; ``arm``, the name of the folder; ``representation``: of the teacher's vectors,
-    what it reads (None: nothing), and ``widths``, of what it reads by name; ``reads_logits``: whether it reads the
-    teacher's logits too; ``tasks``: names, in the order of what it says.
+    Attributes: ``folder``, ``surface``, ``as_of``; ``arm``, the name of the folder; ``representation``: of the
+    teacher's vectors, what it reads (None: nothing), and ``widths``, of what it reads by name; ``reads_logits``:
+    whether it reads the teacher's logits too; ``tasks``: names, in the order of what it says.
 
     Raises:
         RegistryError: there is no whole export in the folder, or it was made for other widths or another data set.
@@ -84,7 +84,7 @@ class ExpertScorer:
         self._reader = AskedBatches(workspace=workspace, histories=histories)
         self._workspace = workspace
         self._heads = DelayedHeads(workspace.plan)
-        self._as_of = as_of
+        self.as_of = as_of
         self._curves = workspace.delay_curves(as_of)
 
     @torch.inference_mode()
@@ -98,7 +98,7 @@ class ExpertScorer:
         batch = self._reader.batch(asked)
         told = self.nothing(len(asked.item)) if teacher is None else teacher
         logit_CH = self.model(batch, self._vocabulary(batch), told).logit_CT
-        windows = self._workspace.asked(asked, now=self._as_of, curves=self._curves)
+        windows = self._workspace.asked(asked, now=self.as_of, curves=self._curves)
         return self._heads.probability(self.model.probability(logit_CH), windows).numpy()
 
     def nothing(self, candidates: int) -> TeacherFeatures:

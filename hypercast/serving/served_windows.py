@@ -49,7 +49,7 @@ class SealReport:
         served: of those, how many were served.
         vectors: of those, how many were given a vector.
         repeated: rows of a candidate that had been served before; left out.
-        unknown: rows of requests that the data set has not; left out.
+        unknown: rows of requests that the data set has not, or has with another time, user, surface or item; left out.
         other_dense: served candidates of which a dense feature is not what the data set has, by more than one unit in
             the last place of float32.
         other_history: served candidates whose history is not what the data set has.
@@ -79,8 +79,7 @@ class ServedWindows(TaeLog):
         table = pa.concat_tables(tables, promote_options="default").combine_chunks() if tables else None
         if table is None or not table.num_rows:
             return SealReport(rows=len(requests.item), **dict.fromkeys(_COUNTS, 0))
-        keys = KeyIndex(request_id=requests.request_id[requests.owner], candidate_id=requests.candidate_id)
-        place_S = keys.locate(request_id=as_numpy(table, "request_id"), candidate_id=as_numpy(table, "candidate_id"))
+        place_S = _places(table, requests)
         first_S = np.zeros(len(place_S), dtype=bool)
         first_S[np.unique(place_S, return_index=True)[1]] = True
         # In the order of the request log, so that whole windows are read in sequence.
@@ -170,6 +169,23 @@ class ServedWindows(TaeLog):
 
 
 _COUNTS = ("served", "vectors", "repeated", "unknown", "other_dense", "other_history")
+
+
+def _places(table: pa.Table, requests: Requests) -> np.ndarray:
+    """Which candidate each row served is, int64 ``[S]``; -1 for none.
+
+    Ids alone do not tell: under an id that was used again lies what was known at another time (law L1).
+    """
+    keys = KeyIndex(request_id=requests.request_id[requests.owner], candidate_id=requests.candidate_id)
+    place_S = keys.locate(request_id=as_numpy(table, "request_id"), candidate_id=as_numpy(table, "candidate_id"))
+    found = np.flatnonzero(place_S >= 0)
+    place, owner = place_S[found], requests.owner[place_S[found]]
+    same = as_numpy(table, "time")[found] == requests.time[owner]
+    same &= as_numpy(table, "user_id")[found] == requests.user_id[owner]
+    same &= as_numpy(table, "surface")[found] == requests.surface[place]
+    same &= as_numpy(table, "item_id")[found] == requests.item_id[place]
+    place_S[found[~same]] = -1
+    return place_S
 
 
 def _other_dense(answered: pa.Table, dense_SF: np.ndarray) -> int:

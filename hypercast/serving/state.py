@@ -172,6 +172,12 @@ class FeatureState:
             past=tuple(pasts),
         )
 
+    @property
+    def earliest(self) -> int:
+        """Questions before this moment are refused, microseconds: ``as_of`` at first, and later as time goes on."""
+        with self._lock:
+            return self._popularity.settled
+
     def statistics(self) -> dict[str, float]:
         """Engagements ``observed``, and how many of them came ``late``, after a later one; questions ``asked``;
         ``users`` in memory, and how many were ``forgotten``; engagements that are ``unsettled``.

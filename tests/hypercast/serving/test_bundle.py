@@ -80,6 +80,17 @@ def test_what_did_not_change_is_not_loaded_again_and_what_did_has_another_versio
     assert third.foundation is first.foundation
 
 
+def test_a_bundle_has_learned_up_to_when_its_newest_model_has(copy: Played, workspace: Workspace) -> None:
+    loader = BundleLoader(config=copy.config, workspace=workspace)
+    Registry(copy.run / "registry").rollback_channel("FM", "latest")
+    bundle = loader.load()
+    assert bundle.snapshot is not None
+    assert bundle.snapshot.watermark < copy.next_window.start == bundle.watermark
+    exported = copy.run / "experts" / "surface_0" / f"window={TRAINED:05d}"
+    shutil.copytree(exported, exported.with_name(f"window={TRAINED + 1:05d}"))
+    assert loader.load().watermark == copy.next_window.end
+
+
 def test_an_expert_that_is_pinned_reads_its_own_snapshot(copy: Played, workspace: Workspace) -> None:
     registry = Registry(copy.run / "registry")
     loader = BundleLoader(config=copy.config, workspace=workspace)

@@ -198,6 +198,23 @@ def test_what_was_served_otherwise_than_it_would_be_trained_on_is_found_out(
     assert (report.other_dense, report.other_history) == (1, len(asked.item))
 
 
+@pytest.mark.parametrize("other", ["time", "user_id", "surface", "item_id"])
+def test_an_answer_to_another_request_with_the_same_ids_is_not_trained_on(
+    tmp_path: Path, played: Played, workspace: Workspace, answered: list[tuple[Asked, Given]], other: str
+) -> None:
+    asked, given = answered[3]
+    changed = dataclasses.replace(asked, **{other: getattr(asked, other) + 1})
+    log_of(tmp_path, workspace, [(changed, given), *answered[:2]])
+    log, report = seal(tmp_path, played, workspace)
+    assert report.unknown == len(asked.item)
+    assert report.served == sum(len(each.item) for each, _ in answered[:2])
+    assert read(log, played, workspace).counts()["MISS"] == report.rows - report.served
+    # The one that is meant is not taken for a repetition.
+    log_of(tmp_path / "both", workspace, [(changed, given), (asked, given)])
+    both = seal(tmp_path / "both", played, workspace)[1]
+    assert (both.served, both.repeated, both.unknown) == (len(asked.item), 0, len(asked.item))
+
+
 def test_a_part_is_whole_or_absent(
     tmp_path: Path, played: Played, workspace: Workspace, answered: list[tuple[Asked, Given]], monkeypatch: Any
 ) -> None:

@@ -167,8 +167,11 @@ def test_a_state_knows_nothing_of_the_windows_after_it(tmp_path: Path, tiny_data
 def test_what_is_settled_is_not_asked_again(workspace: Workspace) -> None:
     as_of = workspace.dataset.windows[-1].end
     state = FeatureState.open(workspace, as_of=as_of, config=FeatureState.Config(lateness_seconds=5, rehearsed=0))
+    assert state.earliest == as_of
     state.requests(questions(as_of + 60_000_000))
     state.observe(columns([(100, 1000, 0, 0, 50_000_000), (100, 1000, 0, 0, 70_000_000)], as_of))
+    assert state.earliest == as_of + 55_000_000
+    assert len(state.requests(questions(state.earliest)))
     assert state.statistics()["unsettled"] == 1  # only the one that the newest question but five seconds cannot see
     before = state.requests(questions(as_of + 56_000_000))
     assert before.past[0].time[-1] == as_of + 50_000_000

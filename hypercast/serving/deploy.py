@@ -1,0 +1,161 @@
+"""Puts a service together from a platform's run, and lets it listen: one process, or replicas behind Ray Serve."""
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from fastapi import FastAPI
+from rich.console import Console
+
+from hypercast.errors import StoreError
+from hypercast.runtime.config import PlatformConfig
+from hypercast.runtime.stream import workspace_of
+from hypercast.serving import protocol
+from hypercast.serving.app import create_app
+from hypercast.serving.bundle import BundleLoader
+from hypercast.serving.config import ServingConfig
+from hypercast.serving.guard import read_tokens
+from hypercast.serving.intake import trim
+from hypercast.serving.served import ServedLog
+from hypercast.serving.service import Service
+from hypercast.serving.state import FeatureState
+
+FOLDER = "serving"
+"""In the run folder: the journal of engagements, and the log of what was served."""
+JOURNAL = "events.jsonl"
+GRACE_SECONDS = 10
+"""For which requests that have begun may go on when the service is told to end."""
+
+
+def run(config: PlatformConfig) -> None:
+    """Serve until interrupted, as ``config.serving`` says.
+
+    Raises:
+        StoreError: the run folder is not there, or has nothing that could answer.
+        ConfigError: tokens cannot be read.
+        DataError: no data set where the configuration says.
+    """
+    serving = config.serving or ServingConfig()
+    read_tokens(serving)  # fails before anything is opened
+    if not config.run.is_dir():
+        raise StoreError(f"{config.run}: no such run folder. Run the platform first: hypercast run PLATFORM.yaml.")
+    trim(config.run / FOLDER / JOURNAL, since=workspace_of(config, config.run).dataset.windows[-1].end)
+    if serving.engine == "ray":
+        _run_on_ray(config, serving)
+    else:
+        _run_here(config, serving)
+
+
+def open_service(config: PlatformConfig) -> Service:
+    """Open everything that one process serves from. The caller closes the service."""
+    serving = config.serving or ServingConfig()
+    workspace = workspace_of(config, config.run)
+    folder = config.run / FOLDER
+    return Service(
+        config=serving,
+        workspace=workspace,
+        state=FeatureState.open(workspace, as_of=workspace.dataset.windows[-1].end, config=serving.state),
+        loader=BundleLoader(config=config, workspace=workspace, arm=serving.arm),
+        store=None if config.online is None or serving.mode == "expert" else config.online.build(config.run / "online"),
+        log=ServedLog(folder / "served", tasks=workspace.inputs.tasks) if serving.keep else None,
+        journal=folder / JOURNAL,
+    )
+
+
+def listen(serving: ServingConfig) -> socket.socket:
+    """A socket that listens where ``serving`` says.
+
+    Raises:
+        StoreError: the port is taken, or the host is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in serving.host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((serving.host, serving.port))
+    except OSError as error:
+        listening.close()
+        raise StoreError(
+            f"serving: cannot listen on {serving.host}:{serving.port} ({error.strerror}). Give another: --port 0 takes "
+            "a free one."
+        ) from None
+    listening.listen(2048)
+    return listening
+
+
+def server(service: Service, app: FastAPI) -> uvicorn.Server:
+    """Uvicorn over ``app``, with guarded connections; ``serve(sockets=[listen(...)])`` runs it."""
+    serving = service.config
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            **protocol.settings(serving.limits, service.metrics),
+            loop="uvloop",
+            lifespan="off",
+            log_level="warning",
+            ssl_certfile=serving.certificate,
+            ssl_keyfile=serving.key,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )
+    )
+
+
+def _run_here(config: PlatformConfig, serving: ServingConfig) -> None:
+    listening = listen(serving)
+    with listening, contextlib.closing(open_service(config)) as service:
+        _tell(serving, listening.getsockname()[1], service.models()["version"])
+        server(service, create_app(service)).run(sockets=[listening])
+
+
+def _tell(serving: ServingConfig, port: int, version: str) -> None:
+    """Say on standard error where the service listens."""
+    scheme = "https" if serving.certificate is not None else "http"
+    host = f"[{serving.host}]" if ":" in serving.host else serving.host
+    Console(stderr=True).print(
+        f"serving {version} ({serving.mode}) on {scheme}://{host}:{port}", highlight=False, soft_wrap=True
+    )
+
+
+def _run_on_ray(config: PlatformConfig, serving: ServingConfig) -> None:
+    with on_ray(config, serving):
+        _tell(serving, serving.port, f"{serving.replicas} replicas")
+        with contextlib.suppress(KeyboardInterrupt):
+            asyncio.run(asyncio.Event().wait())
+
+
+@contextlib.contextmanager
+def on_ray(config: PlatformConfig, serving: ServingConfig) -> Iterator[None]:
+    """Inside, the application runs in ``replicas`` processes behind Ray Serve.
+
+    Raises:
+        StoreError: TLS is asked for, which Ray Serve's proxy does not offer.
+    """
+    import ray
+    from ray import serve
+
+    if serving.certificate is not None:
+        raise StoreError("serving: engine ray has no TLS of its own. Put a proxy with TLS in front, or engine: local.")
+
+    def replica() -> FastAPI:  # runs in each of them; Serve takes it for a builder only if it is a function
+        return create_app(open_service(config))
+
+    started = not ray.is_initialized()
+    if started:
+        address = None if "RAY_ADDRESS" in os.environ else "local"
+        ray.init(address=address, log_to_driver=False, include_dashboard=False)
+    try:
+        serve.start(http_options={"host": serving.host, "port": serving.port})
+        deployment = serve.deployment(
+            num_replicas=serving.replicas,
+            max_ongoing_requests=serving.limits.waiting,
+            ray_actor_options={"num_cpus": 0.5},
+        )(serve.ingress(replica)())
+        serve.run(deployment.bind(), name=FOLDER, route_prefix="/")
+        yield
+    finally:
+        serve.shutdown()
+        if started:
+            ray.shutdown()
