@@ -13,7 +13,7 @@ import numpy as np
 from hypercast.registry import Registry
 from hypercast.runtime.config import PlatformConfig
 from hypercast.runtime.jobs import ExpertJob, FoundationJob
-from hypercast.serving.state import FeatureState
+from hypercast.serving.features.state import FeatureState
 from streaming.config import dump
 from streaming.dataset import Dataset
 from streaming.files import write_text

@@ -16,7 +16,7 @@ stores_promoting      stores that promote the item in this window, known from th
 
 :func:`derived` says of every column but the last what it is made of; whoever makes features, of a whole log
 (:class:`DenseFeatures`), window by window (:mod:`streaming.importers.mapping.as_of`) or as events come
-(:mod:`hypercast.serving.dense`), finds the sums in a way of its own and the same numbers.
+(:mod:`hypercast.serving.features.dense`), finds the sums in a way of its own and the same numbers.
 """
 
 from collections.abc import Sequence

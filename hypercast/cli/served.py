@@ -29,8 +29,8 @@ def served(
     from hypercast.registry import Registry
     from hypercast.runtime.config import PlatformConfig
     from hypercast.runtime.stream import workspace_of
-    from hypercast.serving import served as parts
-    from hypercast.serving.served_windows import ServedWindows
+    from hypercast.serving.logs import served as parts
+    from hypercast.serving.logs.served_windows import ServedWindows
 
     if drop and window is not None:
         raise ConfigError(

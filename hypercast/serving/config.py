@@ -6,7 +6,7 @@ from typing import Literal
 
 import pydantic
 
-from hypercast.serving.state import FeatureState
+from hypercast.serving.features.state import FeatureState
 from streaming.config import Config
 
 Mode = Literal["expert", "cached", "live"]

@@ -13,15 +13,15 @@ from rich.console import Console
 from hypercast.errors import StoreError
 from hypercast.runtime.config import PlatformConfig
 from hypercast.runtime.stream import workspace_of
-from hypercast.serving import protocol
-from hypercast.serving.app import create_app
-from hypercast.serving.bundle import BundleLoader
 from hypercast.serving.config import ServingConfig
-from hypercast.serving.guard import read_tokens
-from hypercast.serving.intake import trim
-from hypercast.serving.served import ServedLog
+from hypercast.serving.features.state import FeatureState
+from hypercast.serving.http import protocol
+from hypercast.serving.http.app import create_app
+from hypercast.serving.http.guard import read_tokens
+from hypercast.serving.logs.intake import trim
+from hypercast.serving.logs.served import ServedLog
+from hypercast.serving.models.bundle import BundleLoader
 from hypercast.serving.service import Service
-from hypercast.serving.state import FeatureState
 
 FOLDER = "serving"
 """In the run folder: the journal of engagements, and the log of what was served."""

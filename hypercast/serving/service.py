@@ -12,18 +12,18 @@ import numpy as np
 import torch
 
 from hypercast.errors import StoreError
-from hypercast.serving.bundle import Bundle
 from hypercast.serving.config import Mode, ServingConfig
-from hypercast.serving.expert import ExpertScorer
-from hypercast.serving.foundation import FoundationScorer
-from hypercast.serving.intake import Intake, Journal
-from hypercast.serving.keeper import Log, VectorKeeper
+from hypercast.serving.features.question import Question
+from hypercast.serving.features.state import FeatureState
+from hypercast.serving.http.parsing import Parser
+from hypercast.serving.lanes.ranker import READS_LOGITS, Ranker
+from hypercast.serving.logs.intake import Intake, Journal
+from hypercast.serving.logs.keeper import Log, VectorKeeper
 from hypercast.serving.metrics import Metrics
-from hypercast.serving.parsing import Parser
-from hypercast.serving.question import Question
-from hypercast.serving.ranker import READS_LOGITS, Ranker
-from hypercast.serving.state import FeatureState
-from hypercast.serving.swap import Loader, Swap
+from hypercast.serving.models.bundle import Bundle
+from hypercast.serving.models.expert import ExpertScorer
+from hypercast.serving.models.foundation import FoundationScorer
+from hypercast.serving.models.swap import Loader, Swap
 from hypercast.store.engine import UnreachableError
 from hypercast.store.online import OnlineStore
 from streaming.workspace import Workspace

@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 import pyarrow as pa
 
-from hypercast.serving.question import Question, Value
+from hypercast.serving.features.question import Question, Value
 from streaming.dataset import Dataset
 from streaming.requests import Requests
 from streaming.workspace import Workspace

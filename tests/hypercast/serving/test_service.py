@@ -15,8 +15,8 @@ import pytest
 
 from hypercast.errors import StoreError
 from hypercast.serving.deploy import FOLDER, JOURNAL
-from hypercast.serving.foundation import FoundationScorer, Scored
-from hypercast.serving.question import Question
+from hypercast.serving.features.question import Question
+from hypercast.serving.models.foundation import FoundationScorer, Scored
 from tests.hypercast.serving.conftest import TRAINED, Played
 from tests.hypercast.serving.wire import answer, ask, connect, request
 from tests.hypercast.serving.world import (

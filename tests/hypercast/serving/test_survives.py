@@ -92,7 +92,7 @@ def test_hostile_clients_are_refused_and_others_do_not_notice(played: Played, tm
 def test_more_than_can_wait_are_told_to_come_again(
     played: Played, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hypercast.serving.expert import ExpertScorer
+    from hypercast.serving.models.expert import ExpertScorer
 
     held = threading.Event()
     score = ExpertScorer.score

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from hypercast.runtime.config import PlatformConfig
-from hypercast.serving.app import create_app
 from hypercast.serving.config import ServingConfig
 from hypercast.serving.deploy import listen, open_service, server
+from hypercast.serving.http.app import create_app
 from hypercast.serving.service import Service
 from hypercast.store.online import OnlineStore
 from hypercast.store.tae_log import TaeLog

@@ -1,0 +1,1 @@
+"""The front: bodies, tokens, limits, connections."""

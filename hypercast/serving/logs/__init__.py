@@ -1,0 +1,1 @@
+"""What goes in and what was answered, on disk: engagements, vectors computed, what was served."""

@@ -1,0 +1,150 @@
+"""A snapshot of the foundation model, scoring what is asked now.
+
+Vectors come out as the TAE log would give them back: rounded by the snapshot's codec, zeros where the snapshot is too
+old. What an expert reads live is what it would have read of the log.
+
+Shape legend: C candidates, R width of a representation, T tasks.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from experts.fusion import TeacherFeatures, Vectors
+from foundation.inference import CandidateScorer
+from foundation.model import FoundationModel, FoundationOutput
+from foundation.publish import schema_hash
+from hypercast.codec import rows
+from hypercast.errors import RegistryError
+from hypercast.serving.features.asked import Asked, AskedBatches
+from hypercast.serving.models.frozen import FrozenVocabulary
+from hypercast.snapshot import Snapshot
+from hypercast.store.status import Freshness, Status
+from streaming.batch import RequestBatch
+from streaming.config import parse
+from streaming.workspace import Workspace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """What a snapshot says of C candidates.
+
+    Attributes:
+        snapshot: its name.
+        vectors: by representation, float32 ``[C, R]``; zeros where the status says so.
+        logit_CT: float32; likewise.
+        status: uint8 ``[C]``, values of :class:`Status`; MISS where a request is before the snapshot's watermark, which
+            it must not answer (law L3).
+        age: int64 ``[C]``, microseconds from the watermark to the request; 0 where MISS.
+    """
+
+    snapshot: str
+    vectors: Mapping[str, np.ndarray]
+    logit_CT: np.ndarray
+    status: np.ndarray
+    age: np.ndarray
+
+    @property
+    def present(self) -> np.ndarray:
+        """Bool ``[C]``: where there is a vector."""
+        return self.status <= Status.STALE
+
+    def features(self) -> TeacherFeatures:
+        """As experts read them."""
+        present_C = torch.from_numpy(self.present.astype(np.float32))
+        vectors = {
+            name: Vectors(vector_CR=torch.from_numpy(vector), present_C=present_C)
+            for name, vector in self.vectors.items()
+        }
+        return TeacherFeatures(vectors=vectors, logit_CT=torch.from_numpy(self.logit_CT), present_C=present_C)
+
+
+class FoundationScorer:
+    """One snapshot, loaded. For one thread at a time.
+
+    Of keys and values, those of a request's context and history are computed once for all its candidates, and once for
+    all requests of a call that share user, time and context, as the surfaces of one page do. Between calls nothing is
+    kept: the context tokens carry a request's time and features, every layer above the first has history that has
+    attended to them, and so nothing of one request's is another's.
+
+    Args:
+        snapshot: from the registry.
+        workspace: the data set; its inputs must be those of the snapshot.
+        ages: up to which age a snapshot's vectors are FRESH, and after which EXPIRED, as in the TAE log.
+        scorer: how many candidates at a time.
+
+    Attributes: ``snapshot``; ``model``, in evaluation mode.
+
+    Raises:
+        RegistryError: the snapshot was trained for other inputs, or says not what its model is.
+    """
+
+    def __init__(
+        self,
+        *,
+        snapshot: Snapshot,
+        workspace: Workspace,
+        ages: Freshness,
+        scorer: CandidateScorer.Config | None = None,
+    ) -> None:
+        described = snapshot.manifest["metadata"].get("model")
+        if described is None:
+            raise RegistryError(f"{snapshot.path}: {snapshot.name} says not what its model is: it cannot be served.")
+        config = parse(described, FoundationModel.Config, source=f"{snapshot.path}/manifest.json: metadata.model")
+        if schema_hash(config, workspace.inputs) != snapshot.manifest["schema_hash"]:
+            raise RegistryError(
+                f"{snapshot.path}: {snapshot.name} was trained on other inputs than those of {workspace.dataset.path}: "
+                "other features, surfaces or tasks. Serve it with the data set that it was trained on."
+            )
+        self.snapshot = snapshot
+        self.ages = ages
+        self.model = config.build(inputs=workspace.inputs, seed=0).eval()
+        self.model.load_state_dict(snapshot.load())
+        frozen = FrozenVocabulary(self.model.vocabulary, items=workspace.items, users=workspace.users)
+        self.model.vocabulary = frozen  # type: ignore[assignment]
+        self._scorer = (scorer or CandidateScorer.Config()).build(self.model)
+        self._reader = AskedBatches(workspace=workspace, histories={"all": (None, config.history)})
+        self._codec = rows.named(snapshot.dtype)
+
+    @torch.inference_mode()
+    def score(self, asked: Asked) -> Scored:
+        """Every candidate's vectors and logits, in the order of ``asked``."""
+        pages, place = asked.pages()
+        batch = self._reader.batch(pages)
+        output = self._scorer.score(batch)
+        time = asked.time[asked.owner]
+        answered = time >= self.snapshot.watermark
+        age = np.where(answered, time - self.snapshot.watermark, 0)
+        status = np.where(answered, self.ages.classify(age), np.uint8(Status.MISS)).astype(np.uint8)
+        absent = np.flatnonzero(status > Status.STALE)
+        vectors = {}
+        for name in self.snapshot.dims:
+            vectors[name] = self._rounded(self._representation(name, batch, output)[place].numpy())
+            vectors[name][absent] = 0
+        logit_CT = output.logit_CT[place].numpy()
+        logit_CT[absent] = 0
+        return Scored(snapshot=self.snapshot.name, vectors=vectors, logit_CT=logit_CT, status=status, age=age)
+
+    @torch.inference_mode()
+    def logits(self, vector_CR: np.ndarray) -> np.ndarray:
+        """What the main heads read of ``penultimate`` vectors float32 ``[C, R]``: logits, float32 ``[C, T]``.
+
+        Of vectors that a codec has rounded, those of the log differ by what the codec has lost.
+        """
+        return self.model.main_heads(torch.from_numpy(np.array(vector_CR, dtype=np.float32))).numpy()
+
+    def _representation(self, name: str, batch: RequestBatch, output: FoundationOutput) -> torch.Tensor:
+        if name == "user":
+            return self.model.user(batch)[batch.owner_C]
+        return {
+            "penultimate": output.penultimate_CR,
+            "sequence": output.sequence_CD,
+            "tower_input": output.tower_input_CI,
+        }[name]
+
+    def _rounded(self, vector_CR: np.ndarray) -> np.ndarray:
+        if self._codec.name == "float32" or not len(vector_CR):
+            return vector_CR.astype(np.float32)
+        return self._codec.decode(self._codec.encode(vector_CR), vector_CR.shape[1])
