@@ -51,7 +51,8 @@ def rehearse(state: "FeatureState", window: Window, *, requests: int) -> None:
         raise DataError(
             f"{workspace.dataset.path}: asked again, requests of window {window.index} have other dense features than "
             f"the data set: {', '.join(named)}. Its importer has made these of more than the engagement log holds, for "
-            f"example of other users'. Let callers give them: given: [{', '.join(given)}], or import all users."
+            f"example of other users'. Let callers give them, serving: {{state: {{given: [{', '.join(given)}]}}}}, or "
+            "import all users."
         )
 
 
