@@ -34,11 +34,13 @@ from hypercast.registry import Registry
 from streaming.dataset import Dataset
 
 LIMIT_MS, FRESH = 50.0, 0.99
-FIRST_RATE = {"expert": 40.0, "cached": 40.0, "live": 10.0}
+FIRST_RATE = {"expert": 40.0, "cached": 40.0, "live": 20.0}
 STEP, REFINED = 1.5, 3
 """Rates rise, or fall, by so much until one is too high, or not; then the gap is halved so many times."""
 LOWEST = 2.0
 WARM_SECONDS, TRY_SECONDS, HOLD_SECONDS = 3.0, 6.0, 20.0
+TRIED = 300
+"""Requests that a rate is tried with, at least: among fewer, an answer or two decide what 99 % of them are."""
 SWAPS, SWAP_RATE = 50, 8.0
 SERVE = "from hypercast.cli.main import main; main()"
 
@@ -126,7 +128,7 @@ def saturation(mode: str, server: Server) -> float | None:
     """The highest rate, requests a second; None if even the first was too high."""
 
     def holds(rate: float) -> bool:
-        seen = server.load(rate, TRY_SECONDS)
+        seen = server.load(rate, max(TRY_SECONDS, TRIED / rate))
         enough = mode != "live" or seen["all_fresh"] >= FRESH
         Console(stderr=True).print(f"{mode} at {rate:.1f}/s: {seen}", soft_wrap=True, highlight=False)
         return seen["p99"] <= LIMIT_MS and not seen["errors"] and enough
