@@ -118,6 +118,7 @@ class Workspace:
         one that is 0, and rows that are there because they are positive tell nothing of a rate.
         """
         supervision, time_C, end = requests.supervision, requests.time[requests.owner], self.dataset.windows[-1].end
+        by_surface = self._by_surface(requests)
         label_CT, known_CT = supervision.label.copy(), np.full(supervision.known_time.shape, supervision.NEVER)
         for index, task in enumerate(self.dataset.config.tasks):
             label_C, known_C = closed(
@@ -125,7 +126,7 @@ class Workspace:
             )
             ripe_C = time_C + round(task.delay_seconds * 1_000_000) < end
             known_CT[:, index] = np.where(ripe_C & (known_C < end), known_C, supervision.NEVER)
-            for rows, windows in self._by_surface(requests):
+            for rows, windows in by_surface:
                 if task.name in windows:
                     label_CT[rows, index] = within(
                         label_C[rows], known_C[rows], time_C=time_C[rows], window=windows[task.name]

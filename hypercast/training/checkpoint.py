@@ -29,7 +29,8 @@ from hypercast.errors import CheckpointError
 from streaming import files
 
 _STEP = re.compile(r"step-([0-9]{8,})")
-_KEPT = 2
+KEPT = 2
+"""How many checkpoints stay: the current one, and the one before it, for going back by hand."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,18 +58,18 @@ def save(path: Path, *, tensors: Mapping[str, Tensor], state: Mapping[str, Any],
     Raises:
         CheckpointError: ``state`` is not JSON, or ``step`` is not after the current checkpoint.
     """
-    _require_json(dict(state), "state")
+    require_json(dict(state), "state")
     path.mkdir(parents=True, exist_ok=True)
     current = latest(path)
-    _clean(path, current)
+    clean(path, current)
     number = (0 if current is None else _number(current)) + 1 if step is None else step
     folder = path / f"step-{number:08d}"
     if current is not None and number <= _number(current):
         return _again(current, folder, tensors=tensors, state=state)
     files.write_directory(folder, lambda partial: _write(partial, tensors, state))
     files.write_text(path / "CURRENT", folder.name)
-    for old in _steps(path)[:-_KEPT]:
-        _remove(old)
+    for old in steps(path)[:-KEPT]:
+        remove(old)
     return folder
 
 
@@ -80,7 +81,7 @@ def load(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: there is none, or a file is damaged; the message names it and says how to go back.
     """
-    folder = _current(path, "tensors.safetensors", "state.json")
+    folder = verified(path, "tensors.safetensors", "state.json")
     return Checkpoint(
         tensors=hypercast.tensors.load(folder / "tensors.safetensors"),
         state=json.loads((folder / "state.json").read_bytes()),
@@ -94,17 +95,17 @@ def state(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: see :func:`load`.
     """
-    return json.loads((_current(path, "state.json") / "state.json").read_bytes())
+    return json.loads((verified(path, "state.json") / "state.json").read_bytes())
 
 
 def latest(path: Path) -> Path | None:
     """The folder that :func:`load` would read, or None if there is no checkpoint."""
-    steps = _steps(path)
-    if not steps:
+    kept = steps(path)
+    if not kept:
         return None
     pointer = path / "CURRENT"
     name = pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else ""
-    return next((folder for folder in steps if folder.name == name), steps[-1])
+    return next((folder for folder in kept if folder.name == name), kept[-1])
 
 
 def pack(obj: Any) -> tuple[dict[str, Tensor], Any]:
@@ -210,23 +211,23 @@ def _again(current: Path, folder: Path, *, tensors: Mapping[str, Tensor], state:
     )
 
 
-def _require_json(value: Any, place: str) -> None:
+def require_json(value: Any, place: str) -> None:
     """Refuse what JSON would change on the way: tuples, keys that are no str, NumPy numbers."""
     if isinstance(value, dict):
         for key, inner in value.items():
             if type(key) is not str:
                 raise CheckpointError(f"{place}: key {key!r} is not a str. Pass nested state through pack().")
-            _require_json(inner, f"{place}.{key}")
+            require_json(inner, f"{place}.{key}")
     elif isinstance(value, list):
         for index, inner in enumerate(value):
-            _require_json(inner, f"{place}[{index}]")
+            require_json(inner, f"{place}[{index}]")
     elif value is not None and type(value) not in (str, int, float, bool):
         raise CheckpointError(
             f"{place}: {type(value).__name__} cannot be saved exactly as JSON. Pass nested state through pack()."
         )
 
 
-def _current(path: Path, *names: str) -> Path:
+def verified(path: Path, *names: str) -> Path:
     """The current checkpoint's folder, after these of its files have been checked against their digests."""
     folder = latest(path)
     if folder is None:
@@ -243,7 +244,7 @@ def _current(path: Path, *names: str) -> Path:
     return folder
 
 
-def _steps(path: Path) -> list[Path]:
+def steps(path: Path) -> list[Path]:
     """Folders of whole checkpoints, oldest first."""
     if not path.is_dir():
         return []
@@ -254,19 +255,19 @@ def _number(folder: Path) -> int:
     return int(folder.name.removeprefix("step-"))
 
 
-def _clean(path: Path, current: Path | None) -> None:
+def clean(path: Path, current: Path | None) -> None:
     """Remove what a killed run left: parts, and a folder that CURRENT was never moved to."""
     for left_over in path.glob(".*"):
         if left_over.is_dir():
             shutil.rmtree(left_over)
         else:
             left_over.unlink()
-    for folder in _steps(path):
+    for folder in steps(path):
         if current is not None and _number(folder) > _number(current):
-            _remove(folder)
+            remove(folder)
 
 
-def _remove(folder: Path) -> None:
+def remove(folder: Path) -> None:
     """Out of sight in one step, so that a kill leaves no half of a checkpoint."""
     hidden = folder.with_name(f".{folder.name}.removed")
     folder.rename(hidden)

@@ -15,7 +15,6 @@ The layout around the files is that of :mod:`hypercast.training.checkpoint`, who
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,9 +34,6 @@ from hypercast.training.distributed_storage import INDEX, SafetensorsReader, Saf
 from streaming import files
 
 ValueT = TypeVar("ValueT")
-
-KEPT = 2
-"""How many checkpoints stay: the current one, and the one before it, for going back by hand."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,21 +164,10 @@ def _by_leader(work: Callable[[], ValueT], group: dist.ProcessGroup | None) -> V
 
 
 def _begin(path: Path, partial: Path, *, state: Mapping[str, Any], step: int) -> None:
-    try:
-        whole = json.loads(json.dumps(state)) == state
-    except (TypeError, ValueError):
-        whole = False
-    if not whole:
-        raise CheckpointError(
-            "the state of a checkpoint holds JSON values only: dict with str keys, list, str, number."
-        )
+    checkpoint.require_json(dict(state), "state")
     path.mkdir(parents=True, exist_ok=True)
     current = checkpoint.latest(path)
-    for left_over in path.glob(".*"):  # of a killed run
-        shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
-    steps = _steps(path)
-    for folder in steps[steps.index(current) + 1 :] if current is not None else []:
-        _remove(folder)
+    checkpoint.clean(path, current)
     if current is not None and partial.name <= f".{current.name}.partial":
         raise CheckpointError(
             f"{path}: the run has saved {current.name} already, and step {step} is not after it. Continue from it, or "
@@ -201,38 +186,18 @@ def _finish(path: Path, partial: Path, folder: Path, *, state: Mapping[str, Any]
     os.rename(partial, folder)
     files.fsync_directory(path)
     files.write_text(path / "CURRENT", folder.name)
-    for old in _steps(path)[:-KEPT]:
-        _remove(old)
+    for old in checkpoint.steps(path)[: -checkpoint.KEPT]:
+        checkpoint.remove(old)
 
 
 def _verified(path: Path) -> Path:
     """The current checkpoint's folder, after every file has been checked against its digest."""
-    checkpoint.state(path)
-    folder = checkpoint.latest(path)
-    assert folder is not None
+    folder = checkpoint.verified(path, "state.json")
     digests = json.loads((folder / "digests.json").read_bytes())
-    for name, expected in digests.items():
-        file = folder / Path(name).name
-        if not file.is_file() or files.sha256_of(file) != expected:
-            raise CheckpointError(
-                f"{file}: missing, or not what was saved (its SHA-256 differs). To go back to the checkpoint before "
-                f"it, delete the folder {folder} and run again."
-            )
+    checkpoint.verified(path, *(name for name in digests if Path(name).name == name))
     if INDEX not in digests:
         raise CheckpointError(
             f"{folder}: was saved by one process alone, and not by workers. Go on with it as it was begun, or start "
             "again in another folder."
         )
     return folder
-
-
-def _steps(path: Path) -> list[Path]:
-    """Folders of whole checkpoints, oldest first."""
-    return sorted(folder for folder in path.iterdir() if folder.name.startswith("step-"))
-
-
-def _remove(folder: Path) -> None:
-    """Out of sight in one step, so that a kill leaves no half of a checkpoint."""
-    hidden = folder.with_name(f".{folder.name}.removed")
-    folder.rename(hidden)
-    shutil.rmtree(hidden)
