@@ -17,6 +17,7 @@ from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from foundation.hstu.vocabulary import BatchVocabulary, Vocabulary
+from foundation.model import CONTEXT_TOKENS
 from foundation.sharded.split import split_by_tokens
 from streaming.batch import BatchReader, RequestBatch, keyed
 from streaming.history import EngagementLog
@@ -25,8 +26,6 @@ from streaming.requests import Requests
 
 HISTORY = "all"
 """Name of the foundation model's history in a batch."""
-
-CONTEXT_TOKENS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
