@@ -1,5 +1,6 @@
 """The entry point, and the commands that are not in a group."""
 
+import errno
 import importlib.resources
 import json as json_format
 import sys
@@ -43,12 +44,21 @@ app.command("scale")(scale)
 
 
 def main() -> None:
-    """Entry point: prints a user's mistake without a traceback and exits with status 2."""
+    """Entry point: prints a user's mistake, or that a disk is full, without a traceback and exits with status 2."""
     try:
         app()
     except UserError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(2)
+        _stop(str(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" for {error.filename}" if error.filename else ""
+        _stop(f"no space is left on the disk{where}. What was finished is kept: free some, then repeat the command.")
+
+
+def _stop(message: str) -> None:
+    Console(stderr=True).print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    sys.exit(2)
 
 
 @app.command()
