@@ -5,29 +5,43 @@
     WORK/base/                     a run as its file says
     WORK/staleness_4/              the same with experts whose teacher is four windows behind
 
-A variant with the same foundation model begins with a copy of the base's snapshots, log and checkpoints, so that only
-experts are trained.
+Foundation models that differ in how they publish only are trained once: a variant begins with a copy of the base's
+snapshots and checkpoints, and with its log, or one that is published again.
 """
 
 import logging
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks import study_teacher
+from hypercast.registry import Registry
 from hypercast.runtime.config import PlatformConfig
 from hypercast.runtime.platform import Platform
 from streaming.files import write_directory
 
 BASE = "base"
-TEACHER = ("registry", "tae_log", "checkpoints/foundation", "probe")
+TRAINED = ("checkpoints/foundation", "probe")
+PUBLISHED = ("registry", "tae_log")
 _logger = logging.getLogger(__name__)
 
-Changes = Mapping[str, Any]
-"""Keys of a platform file, with dots, and their values."""
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """What is otherwise than in the base.
+
+    Attributes:
+        changes: keys of the platform file, with dots, and their values.
+        coverage: share of the examples that the log has.
+    """
+
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    coverage: float = 1.0
 
 
-def changed(config: PlatformConfig, changes: Changes) -> PlatformConfig:
+def changed(config: PlatformConfig, changes: Mapping[str, Any]) -> PlatformConfig:
     """``config`` with ``changes``, checked as a file would be."""
     values = config.model_dump(mode="json")
     for key, value in changes.items():
@@ -39,30 +53,46 @@ def changed(config: PlatformConfig, changes: Changes) -> PlatformConfig:
     return PlatformConfig.model_validate(values)
 
 
-def finished(base: PlatformConfig, name: str, changes: Changes, *, work: Path) -> Path:
-    """The folder of the run of ``base`` with ``changes``, after it has run to its end; a second call only looks."""
-    config = changed(base, {**changes, "run": str(work / name), "name": f"{base.name}-{name}"})
-    if name != BASE and _same_teacher(base, config) and not config.run.exists():
-        _copy_teacher(work / BASE, config.run)
-    _logger.info("%s: %s", name, dict(changes))
+def finished(base: PlatformConfig, name: str, variant: Variant, *, work: Path) -> Path:
+    """The folder of the run of ``base`` as ``variant`` says, after it has run to its end; a second call only looks."""
+    config = changed(base, {**variant.changes, "run": str(work / name), "name": f"{base.name}-{name}"})
+    if name != BASE and not config.run.exists() and _trained_alike(base, config):
+        write_directory(config.run, lambda partial: _begin(work / BASE, partial, base, config, variant))
+    _logger.info("%s: %s", name, variant)
     Platform(config).run(lambda message, share: _logger.info("%s, %s (%.0f %%)", name, message, 100 * share))
     return config.run
 
 
-def _same_teacher(one: PlatformConfig, other: PlatformConfig) -> bool:
-    """Whether both would train and publish the same: then what the one has made serves the other."""
+def _trained_alike(one: PlatformConfig, other: PlatformConfig) -> bool:
+    """Whether both would train the same foundation model."""
 
     def of(config: PlatformConfig) -> tuple[Any, ...]:
-        teacher = config.foundation.model_copy(update={"publisher": config.publisher()})
-        return teacher, config.expert.teacher_delay_windows, config.dataset, config.seeds[0]
+        return config.foundation.model_copy(update={"publisher": None}), config.dataset, config.seeds[0]
 
     return of(one) == of(other)
 
 
-def _copy_teacher(source: Path, run: Path) -> None:
-    def write(partial: Path) -> None:
-        for name in TEACHER:
-            if (source / name).is_dir():
-                shutil.copytree(source / name, partial / name)
+def _begin(source: Path, run: Path, base: PlatformConfig, config: PlatformConfig, variant: Variant) -> None:
+    for name in TRAINED:
+        if (source / name).is_dir():
+            shutil.copytree(source / name, run / name)
+    if _published_alike(base, config):
+        for name in PUBLISHED if variant.coverage == 1 else PUBLISHED[:1]:
+            shutil.copytree(source / name, run / name)
+    else:
+        study_teacher.publish_again(source, config, run=run)
+    if variant.coverage < 1:
+        study_teacher.thin(
+            base.log.build(source / "tae_log"),
+            config.log.build(run / "tae_log"),
+            Registry(run / "registry"),
+            share=variant.coverage,
+            seed=config.seeds[0],
+        )
 
-    write_directory(run, write)
+
+def _published_alike(one: PlatformConfig, other: PlatformConfig) -> bool:
+    return (one.publisher(), one.expert.teacher_delay_windows) == (
+        other.publisher(),
+        other.expert.teacher_delay_windows,
+    )

@@ -1,19 +1,22 @@
-"""What transfer depends on: staleness, width, backbone, and how good the teacher is.
+"""What transfer depends on: staleness, coverage, codec, width, backbone, and how good the teacher is.
 
 ``--data`` is the data set, ``--work`` the folder of the runs: one platform run a variant of
 ``configs/platform/complete_journey.yaml``, resumed where it was stopped. Figures are pooled over surfaces, windows
-40-53, users to develop on; the expert is ``tae_aux_head_adapter``, which adds no logit of the teacher's.
+40-53, users to develop on; the expert is ``tae_aux_head_adapter``, which adds no logit of the teacher's. A variant's
+control is the base's, which reads nothing of the teacher; backbones have their own.
 
 =================================== ===================================================================================
-VARIANT.gain_pct, _lo, _hi          fall of NE against the variant's own control, in %
+VARIANT.gain_pct, _lo, _hi          fall of NE against the control, in %
 VARIANT.ne, VARIANT.fm_ne           of expert and teacher
 VARIANT.fm_flops_per_candidate
 staleness_N                         teacher N windows behind (``base``: not at all)
+coverage_N                          only N % of the examples have a row in the log
+codec_C                             vectors in the log in codec C (``base``: float16)
 width_N                             embedding of N numbers
 dcn, dhen, gesr                     backbones; the base has an MLP
 size_N                              foundation models of width N, by which compute changes
 tr_N_M, _lo, _hi                    transfer ratio between sizes, the smaller of a quarter of the compute or more
-tr_N_M_floors                       the teachers' fall of NE in noise floors
+tr_N_M_floors                       the teachers' fall in noise floors
 power_exponent, power_r2            fit of log expert NE on log compute over sizes
 noise_floor_pct
 =================================== ===================================================================================
@@ -21,6 +24,7 @@ noise_floor_pct
 
 import itertools
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +32,7 @@ import numpy as np
 
 from benchmarks import transfer_sums
 from benchmarks.options import Options, Values
-from benchmarks.study_runs import BASE, Changes, finished
+from benchmarks.study_runs import BASE, Variant, changed, finished
 from hypercast.cli.main import shipped_config
 from hypercast.runtime.config import PlatformConfig
 from hypercast.runtime.platform import FLOPS_FILE
@@ -44,16 +48,19 @@ ARM = TAE_AUX_HEAD_ADAPTER
 LEAST_SHARE = 0.25
 """Of the larger teacher's compute, for a transfer ratio between two."""
 
-STALENESS = {
-    f"staleness_{delay}": {"expert.teacher_delay_windows": delay, "foundation.publisher.keep": delay + 2}
-    for delay in (1, 2, 4, 8)
-}
-WIDTH = {f"width_{width}": {"foundation.model.representation": width} for width in (16, 32, 128)}
-BACKBONE = {kind: {"expert.model.backbone": {"kind": kind}} for kind in ("dcn", "dhen", "gesr")}
+STALENESS = {f"staleness_{delay}": Variant(changes={"expert.teacher_delay_windows": delay}) for delay in (1, 2, 4, 8)}
+COVERAGE = {f"coverage_{percent}": Variant(coverage=percent / 100) for percent in (25, 50, 75)}
+CODEC = {f"codec_{codec}": Variant(changes={"foundation.publisher.dtype": codec}) for codec in ("int8", "int4")}
+WIDTH = {f"width_{width}": Variant(changes={"foundation.model.representation": width}) for width in (16, 32, 128)}
 SIZE = {
-    f"size_{width}": {"foundation.model.width": width, "foundation.model.tower": 4 * width} for width in (24, 40, 96)
+    f"size_{width}": Variant(changes={"foundation.model.width": width, "foundation.model.tower": 4 * width})
+    for width in (24, 40, 96)
 }
-STUDIES: dict[str, Changes] = {**STALENESS, **WIDTH, **BACKBONE, **SIZE}
+BACKBONE = {
+    kind: Variant(changes={"expert.model.backbone": {"kind": kind}, "expert.arms": [CONTROL, ARM]})
+    for kind in ("dcn", "dhen", "gesr")
+}
+STUDIES: dict[str, Variant] = {**STALENESS, **COVERAGE, **CODEC, **BACKBONE, **WIDTH, **SIZE}
 
 
 def measure(options: Options) -> Values:
@@ -70,22 +77,25 @@ def measure(options: Options) -> Values:
     base = configuration.load(shipped_config("platform/complete_journey.yaml"), PlatformConfig)
     values = base.model_dump(mode="json")
     values["dataset"] = {"path": str(options.data)}
-    values["expert"]["arms"] = [CONTROL, ARM]
     return studies(PlatformConfig.model_validate(values), STUDIES, work=options.work, span=STEADY)
 
 
-def studies(base: PlatformConfig, variants: dict[str, Changes], *, work: Path, span: Span) -> Values:
+def studies(base: PlatformConfig, variants: Mapping[str, Variant], *, work: Path, span: Span) -> Values:
     """Figures of ``base`` and its ``variants``."""
-    config = Dataset.open(base.dataset.path).config
+    dataset = Dataset.open(base.dataset.path)
+    task = dataset.config.tasks[0].name
+    every_snapshot = {"foundation.publisher.keep": len(dataset.windows) + 1}
+    alone = changed(base, {**every_snapshot, "expert.arms": [ARM]})
+    started = Variant(changes={"expert.arms": [CONTROL, ARM]})
     sums: dict[str, UserSums] = {}
     flops: dict[str, float] = {}
-    for name, changes in {BASE: {}, **variants}.items():
-        run = finished(base, name, changes, work=work)
+    for name, variant in {BASE: started, **variants}.items():
+        run = finished(alone, name, variant, work=work)
         by_surface = {
-            surface: transfer_sums.read([run], surface=surface, span=span, task=config.tasks[0].name, untouched=False)
-            for surface in config.surfaces
+            surface: transfer_sums.read([run], surface=surface, span=span, task=task, untouched=False)
+            for surface in dataset.config.surfaces
         }
-        sums[name] = gain.pooled(by_surface)
+        sums[name] = _with_control(name, gain.pooled(by_surface), sums.get(BASE))
         flops[name] = json.loads((run / FLOPS_FILE).read_text(encoding="utf-8"))[FOUNDATION]
     sizes = sorted([BASE, *(name for name in variants if name in SIZE)], key=lambda name: flops[name])
     values: Values = {"seeds": len(base.seeds)}
@@ -94,6 +104,14 @@ def studies(base: PlatformConfig, variants: dict[str, Changes], *, work: Path, s
     if (floor := gain.noise_floor(sums[BASE])) is not None:
         values["noise_floor_pct"] = floor
     return values | _ratios(sums, flops, sizes) | _power_law(sums, flops, sizes)
+
+
+def _with_control(name: str, sums: UserSums, base: UserSums | None) -> UserSums:
+    """With the control of the base where the run has none of its own."""
+    if base is None or any(column.arm == CONTROL for column in sums.columns):
+        return sums
+    control = base.only([column for column in base.columns if column.arm == CONTROL])
+    return transfer_sums.joined({name: sums, BASE: control})
 
 
 def _figures(name: str, sums: UserSums) -> Values:

@@ -1,6 +1,6 @@
 """What a finished comparison predicted, as sums per user: of one run folder, or of several with other seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,15 +44,24 @@ def read(runs: Sequence[Path], *, surface: str, span: Span, task: str, untouched
     for number, run in enumerate(runs):
         windows = [sums.of_window(run, surface=surface, window=w, task=task) for w in range(span.first, span.last + 1)]
         parts.append(_spread(sums.combine(windows).select(untouched=untouched), first_seed=_RUN * number))
-    first, *others = parts
-    for run, other in zip(runs[1:], others, strict=True):
-        same = (np.array_equal(getattr(first, name), getattr(other, name)) for name in ("user", "tagged", "rows"))
-        if not all(same) or not np.array_equal(first.positives, other.positives):
-            raise DataError(f"{run}: predictions of '{surface}' are of other rows than those of {runs[0]}.")
-    wide = {name: np.concatenate([getattr(p, name) for p in parts], axis=1) for name in _WIDE}
-    return replace(first, columns=tuple(column for part in parts for column in part.columns), **wide)
+    return joined({f"{run}, '{surface}'": part for run, part in zip(runs, parts, strict=True)})
 
 
+def joined(parts: Mapping[str, UserSums]) -> UserSums:
+    """All columns of sums over the same rows, which are named for the message.
+
+    Raises:
+        DataError: they are over different rows.
+    """
+    (name, first), *others = parts.items()
+    for other_name, other in others:
+        if not all(np.array_equal(getattr(first, rows), getattr(other, rows)) for rows in _ROWS):
+            raise DataError(f"{other_name}: predictions are of other rows than those of {name}: not one comparison.")
+    wide = {each: np.concatenate([getattr(part, each) for part in parts.values()], axis=1) for each in _WIDE}
+    return replace(first, columns=tuple(column for part in parts.values() for column in part.columns), **wide)
+
+
+_ROWS = ("user", "tagged", "rows", "positives")
 _WIDE = ("loss", "weight_loss", "predicted", "histogram")
 
 

@@ -156,6 +156,15 @@ class Publisher:
         )
         return self.log.write(snapshot=snapshot, window=window.index, table=table, requests_digest=digest)
 
+    def publish_delayed(self, window: Window, delay: int) -> Segment:
+        """Score ``window`` by the newest snapshot that had seen nothing of the ``delay`` windows before it.
+
+        At first, by the first one. What ``expert.teacher_delay_windows`` lets experts read.
+        """
+        dataset = self.workspace.dataset
+        before = dataset.window(max(window.index - delay, dataset.windows[0].index))
+        return self.publish(window, self.registry.latest(self.config.lineage, as_of=before.start))
+
     def pinned(self) -> list[Snapshot]:
         """Snapshots that an expert is pinned to by version."""
         held = [self.registry.pinned(expert) for expert in pins.experts(self.registry.root)]

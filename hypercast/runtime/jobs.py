@@ -57,15 +57,12 @@ class FoundationJob:
         A window that was done before a restart is in the log, and the snapshot that wrote it may have been pruned. The
         online store catches up in any case, if the platform has one. A delayed teacher publishes beside the newest.
         """
-        dataset = self.workspace.dataset
-        current = dataset.window(window)
+        current = self.workspace.dataset.window(window)
         if window not in self.trainer.metrics:
             self.learner.prepare(current)
             self.publisher.publish(current)
             if self.delay:
-                before = dataset.window(max(window - self.delay, dataset.windows[0].index))
-                lineage = self.publisher.config.lineage
-                self.publisher.publish(current, self.publisher.registry.latest(lineage, as_of=before.start))
+                self.publisher.publish_delayed(current, self.delay)
             for snapshot in self.publisher.pinned_for(current):
                 self.publisher.publish(current, snapshot)
         if self.feed is not None:

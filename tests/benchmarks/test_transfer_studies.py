@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks import study_runs, transfer_studies
 from benchmarks.options import Options
+from benchmarks.study_runs import Variant
 from hypercast.runtime.config import PlatformConfig
 from streaming.errors import ConfigError
 from streaming.importers.synthetic import Synthetic
@@ -42,8 +43,9 @@ def test_keys_are_checked_as_in_a_file(tmp_path: Path) -> None:
 
 
 def test_every_study_is_a_platform_file(tmp_path: Path) -> None:
-    base = tiny(tmp_path, tmp_path)
-    assert all(study_runs.changed(base, changes) != base for changes in transfer_studies.STUDIES.values())
+    base = study_runs.changed(tiny(tmp_path, tmp_path), {"foundation.publisher.keep": 54})
+    studies = transfer_studies.STUDIES.values()
+    assert all(study_runs.changed(base, study.changes) != base or study.coverage < 1 for study in studies)
 
 
 def test_what_it_needs_is_said() -> None:
@@ -54,9 +56,10 @@ def test_what_it_needs_is_said() -> None:
 @pytest.mark.slow
 def test_variants_run_once_and_share_what_they_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = Synthetic.Config(users=16, items=24, windows=4, candidates=6, surfaces=2).build(tmp_path / "data")
-    sizes = {"size_8": {"foundation.model.width": 8}, "size_32": {"foundation.model.width": 32}}
+    sizes = {f"size_{width}": Variant(changes={"foundation.model.width": width}) for width in (8, 32)}
     monkeypatch.setattr(transfer_studies, "SIZE", sizes)
-    variants = {"staleness_1": transfer_studies.STALENESS["staleness_1"], "dcn": transfer_studies.BACKBONE["dcn"]}
+    chosen = ("staleness_1", "coverage_25", "codec_int4", "dcn")
+    variants = {name: transfer_studies.STUDIES[name] for name in chosen}
     base, work = tiny(dataset.path, tmp_path), tmp_path / "work"
 
     def figures() -> dict[str, float | str]:
@@ -64,7 +67,9 @@ def test_variants_run_once_and_share_what_they_can(tmp_path: Path, monkeypatch: 
 
     values = figures()
     assert values["size_8.fm_flops_per_candidate"] < values["base.fm_flops_per_candidate"]
-    assert values["base.fm_ne"] == values["dcn.fm_ne"] != values["size_32.fm_ne"]
+    assert values["base.fm_ne"] == values["dcn.fm_ne"] == values["codec_int4.fm_ne"] != values["size_32.fm_ne"]
+    experts = [values[f"{name}.ne"] for name in ("base", "staleness_1", "coverage_25", "codec_int4", "dcn")]
+    assert len(set(experts)) == len(experts)
     assert {"tr_size_8_base_lo", "power_exponent", "staleness_1.gain_pct", "noise_floor_pct"} <= values.keys()
     checkpoints = sorted(work.rglob("state.json"))
     before = [file.stat().st_mtime_ns for file in checkpoints]
