@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from benchmarks.options import Values
 from transfer import gain
-from transfer.gain import CONTROL, CONTROL_MATCHED, FM_HEAD
+from transfer.gain import CONTROL, CONTROL_MATCHED, FM_HEAD, FM_SINGLE_SURFACE
 from transfer.reference.boosting import LIGHTGBM
-from transfer.reference.single_surface import FM_SINGLE_SURFACE
 from transfer.sums import UserSums
 
 REPLICATES = 2000

@@ -37,6 +37,8 @@ TAE_C2AL = "tae_c2al"
 FINETUNE = "finetune"
 BLENDED = "blended"
 FM_HEAD = "fm_head"
+FM_SINGLE_SURFACE = "fm_single_surface"
+"""The head of a foundation model that was trained on the surface alone."""
 
 POOLED = "all surfaces"
 """Name of the row over the rows of every surface."""
@@ -57,8 +59,9 @@ _FURTHER = (
     BLENDED,
     FINETUNE,
 )
-PAIRS: tuple[tuple[str, str], ...] = tuple(
-    (arm, against) for arms in (_USUAL, _FURTHER) for against in (CONTROL, CONTROL_MATCHED) for arm in arms
+PAIRS: tuple[tuple[str, str], ...] = (
+    *((arm, against) for arms in (_USUAL, _FURTHER) for against in (CONTROL, CONTROL_MATCHED) for arm in arms),
+    (FM_HEAD, FM_SINGLE_SURFACE),
 )
 """The comparisons made by default, where both arms ran: (arm, against)."""
 

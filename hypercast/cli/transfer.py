@@ -46,6 +46,18 @@ def transfer_trees(run: RunFolder = DEMO, json: Json = False) -> None:
     transfer_report(run, json=json)
 
 
+@transfer.command("single-surface")
+def transfer_single_surface(run: RunFolder = DEMO, json: Json = False) -> None:
+    """Add a foundation model of each surface alone to a finished run (fm_single_surface), and print its gains."""
+    from hypercast.runtime.config import PlatformConfig
+    from hypercast.runtime.single_surface import train_single_surfaces
+
+    config = configuration.load(run / "platform.yaml", PlatformConfig)
+    with progress(json) as advance:
+        train_single_surfaces(config, run, advance)
+    transfer_report(run, json=json)
+
+
 @transfer.command("ui")
 def transfer_ui(
     run: RunFolder = DEMO,

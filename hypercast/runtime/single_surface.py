@@ -23,10 +23,12 @@ from hypercast.runtime.stream import dataset_of
 from hypercast.store.tae_log import TaeLog
 from hypercast.training.loop import ContinualTrainer
 from streaming.dataset import Window
+from streaming.errors import ConfigError
 from transfer import predictions
+from transfer.gain import FM_SINGLE_SURFACE
 from transfer.predictions import Column, prediction_table
 from transfer.reference.join import join_arm
-from transfer.reference.single_surface import FM_SINGLE_SURFACE, SurfaceWorkspace
+from transfer.reference.single_surface import SurfaceWorkspace
 
 
 class SingleSurfaceJob:
@@ -102,8 +104,15 @@ def train_single_surfaces(config: PlatformConfig, run: Path, progress: Callable[
     Resumes where it was killed.
 
     Raises:
+        ConfigError: ``config`` has policies for late labels, or surfaces that ask for other windows: it would be
+            compared with models that have learned, or answer, something else.
         DataError: the run in ``run`` has predictions of a window that ``config`` does not run.
     """
+    if config.labels or config.asked_days:
+        raise ConfigError(
+            f"{run}: {FM_SINGLE_SURFACE} learns from labels once they are known and answers for the whole attribution "
+            "window; this run has `labels` or `asked_days`. Compare on a run without: leave both out of its file."
+        )
     dataset = dataset_of(config, run)
     windows, surfaces = dataset.windows[: config.windows], dataset.config.surfaces
     for number, surface in enumerate(surfaces):

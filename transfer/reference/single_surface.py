@@ -8,9 +8,6 @@ from streaming.history import EngagementLog
 from streaming.requests import Requests
 from streaming.workspace import Workspace
 
-FM_SINGLE_SURFACE = "fm_single_surface"
-"""Name of the arm: the head of a foundation model that was trained on the surface alone."""
-
 
 @dataclass(frozen=True)
 class SurfaceWorkspace(Workspace):
@@ -25,6 +22,7 @@ class SurfaceWorkspace(Workspace):
     surface: str
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.surface not in self.dataset.config.surfaces:
             raise ConfigError(f"no surface '{self.surface}'; allowed are {', '.join(self.dataset.config.surfaces)}.")
 

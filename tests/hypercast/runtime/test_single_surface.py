@@ -120,3 +120,10 @@ def test_all_surfaces_join_the_run(tiny_dataset: Dataset, workspace: Workspace, 
     train_single_surfaces(one, tmp_path, lambda message, share: shares.append(share))
     assert has_arm(tmp_path, arm="fm_single_surface") and has_arm(tmp_path, arm="control")
     assert shares == [pytest.approx(share) for share in (1 / 3, 2 / 3, 1)]
+
+
+def test_a_run_that_learns_or_answers_otherwise_is_no_comparison(tiny_dataset: Dataset, tmp_path: Path) -> None:
+    one = config(tiny_dataset.path, tmp_path)
+    asked = one.model_copy(update={"asked_days": {"surface_1": {"purchase": 1}}})
+    with pytest.raises(ConfigError, match="leave both out"):
+        train_single_surfaces(asked, tmp_path, lambda message, share: None)
