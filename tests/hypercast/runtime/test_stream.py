@@ -81,6 +81,20 @@ def test_files_and_kafka_give_the_same_bits(streamed: tuple[Path, Path], rehears
     assert np.array_equal(request_ids(Dataset.open(data_of(from_kafka))), request_ids(rehearsed.on_time))
 
 
+@pytest.mark.slow
+def test_jobs_on_ray_are_fed_the_same(
+    streamed: tuple[Path, Path],
+    rehearsed: Rehearsed,
+    broker: Broker,
+    platform_file: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    _, file = files_and_stream(platform_file, rehearsed, broker.bootstrap, tmp_path)
+    config = configuration.load(file, PlatformConfig)
+    Platform(config.model_copy(update={"engine": "ray"})).run(quiet)
+    same(config.run, streamed[1])
+
+
 def test_what_was_late_is_counted_and_named(streamed: tuple[Path, Path], rehearsed: Rehearsed) -> None:
     _, run = streamed
     entries = ledger.read(folder_of(run), "late")
