@@ -24,6 +24,7 @@ from foundation.hstu.vocabulary import BatchVocabulary
 from foundation.model import FoundationModel
 from foundation.sharded.config import Sharding
 from foundation.sharded.group import Group
+from foundation.sharded.plan import DATA_PARALLEL
 from foundation.sharded.processes import WorkerFailed, start
 from foundation.sharded.steps import ShardedLearner, Step
 from foundation.sharded.trainer import ShardedTrainer
@@ -134,14 +135,18 @@ def _endless(learner: ShardedLearner) -> Iterator[Step]:
 
 
 def _vector_bytes(step: Step, learner: ShardedLearner) -> int:
-    """What this worker gets of vectors in a step and sends of their gradients; ids are 8 bytes a row beside it."""
+    """What this worker gets of vectors in a step and sends of their gradients; ids are 8 bytes a row beside it.
+
+    Of data-parallel tables only gradients travel.
+    """
     ids, total = step.batch.ids, 0
     for table in ids.keys():  # noqa: SIM118 - no dict
         rows = ids[table].values().numpy()
         for piece in learner.tables.pieces:
             if piece.table == table and piece.worker != learner.group.rank:
                 asked = int(((rows >= piece.row) & (rows < piece.row + piece.rows)).sum())
-                total += asked * (2 * 4 * piece.columns + 8)
+                ways = 1 if piece.kind == DATA_PARALLEL else 2
+                total += asked * (ways * 4 * piece.columns + 8)
     return total
 
 

@@ -20,7 +20,7 @@ from foundation.hstu.vocabulary import BatchVocabulary, Vocabulary
 from foundation.model import CONTEXT_TOKENS
 from foundation.sharded.split import split_by_tokens
 from streaming.batch import BatchReader, RequestBatch, keyed
-from streaming.history import EngagementLog
+from streaming.history import EngagementLog, gather
 from streaming.prefetch import Prefetch
 from streaming.requests import Requests
 
@@ -133,14 +133,15 @@ class ShardReader:
         weights = [float(candidates_B[each].sum() / candidates_B.sum()) for each in split]
         members = [split[index] if len(split[index]) else shortest for index in self.mine]
         mine = [requests.take(each) for each in members]
+        seen_L, first_B = log.take(start_B, end_B).item, np.concatenate([[0], np.cumsum(end_B - start_B)])
         return Part(
             requests=requests,
-            item_U=np.unique(np.concatenate([requests.item, log.take(start_B, end_B).item])),
+            item_U=_distinct(np.concatenate([requests.item, seen_L])),
             numbers=self.mine,
             batches=[self.reader.batch(each, since=since, before=before) for each in mine],
             members=members,
             items=[
-                np.unique(np.concatenate([one.item, log.take(start_B[each], end_B[each]).item]))
+                _distinct(np.concatenate([one.item, seen_L[gather(first_B[each], first_B[each + 1])[0]]]))
                 for one, each in zip(mine, members, strict=True)
             ],
             weights=[weights[index] for index in self.mine],
@@ -214,6 +215,14 @@ def tables_of(vocabulary: BatchVocabulary) -> dict[str, int]:
 def table_name(kind: str, feature: str) -> str:
     """``KIND/FEATURE``, without the dots that names of modules must not have."""
     return f"{kind}/{feature.replace('.', '%2E')}"
+
+
+def _distinct(value_N: np.ndarray) -> np.ndarray:
+    """Each once, ascending, as ``np.unique``, whose hash table takes ten times as long as this for rows of items."""
+    value_N = np.sort(value_N)
+    first_N = np.ones(len(value_N), dtype=bool)
+    np.not_equal(value_N[1:], value_N[:-1], out=first_N[1:])
+    return value_N[first_N]
 
 
 def _looked_up(

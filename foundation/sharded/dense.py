@@ -119,6 +119,7 @@ class FullySharded:
         for layer in loss.model.stack.layers:
             fully_shard(layer, mesh=mesh, mp_policy=precision)
         fully_shard(loss, mesh=mesh, mp_policy=precision)  # in place
+        loss.model.vocabulary.cpu()  # FSDP2 takes every buffer to the workers' devices; it computes on no GPU
         self.loss = loss
         for module in loss.modules():
             if isinstance(module, FSDPModule):

@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from foundation.hstu.delayed import DelayedHeads
 from foundation.hstu.vocabulary import BatchVocabulary
 from foundation.model import Embedded, FoundationModel
+from foundation.sharded.accelerator import made_on
 from foundation.sharded.batch import Shard
 from foundation.steps import FoundationLearner
 from hypercast.training.random import NamedStream
@@ -26,13 +28,19 @@ class EmbeddedBatch(RequestBatch):
 
 
 class DenseModel(FoundationModel):
-    """The foundation model without its table; dense weights start as they do with it (by seed and name)."""
+    """The foundation model without its table; dense weights start as they do with it (by seed and name).
 
-    def __init__(self, *, config: FoundationModel.Config, inputs: Inputs, seed: int) -> None:
+    All of it lies on ``device`` but the vocabulary, which computes on no GPU.
+    """
+
+    def __init__(self, *, config: FoundationModel.Config, inputs: Inputs, seed: int, device: torch.device) -> None:
         smallest = BatchVocabulary.Config(default=2)
         super().__init__(config=config.model_copy(update={"vocabulary": smallest}), inputs=inputs, seed=seed)
         del self.table
         self.config = config
+        self.to(device)
+        with device:
+            self.delayed = DelayedHeads(inputs.plan)  # no module: its tensors do not move with the model
         self.vocabulary = config.vocabulary.build(inputs)
         self.train()
         self.numbers.eval()  # told of global batches by observe(), not of shards
@@ -61,6 +69,7 @@ class ShardLoss(nn.Module):
         self.config = config
         self.model = model
         self.first_draw = 0
+        self._device = next(model.parameters()).device
         self._streams = [each for each in model.modules() if isinstance(each, NamedStream)]
 
     def forward(self, row_MD: Tensor, shard: Shard) -> Tensor:
@@ -70,4 +79,6 @@ class ShardLoss(nn.Module):
         bags = F.embedding_bag(shard.row_I, row_MD, shard.offsets, mode="sum")
         item_UD, user_BD, request_BD = bags.split(shard.counts)
         embedded = Embedded(item_UD=item_UD, user_BD=user_BD, request_BD=request_BD)
-        return self.config.loss(self.model, EmbeddedBatch(**vars(shard.batch), embedded=embedded)) * shard.weight
+        with made_on(self._device):
+            loss = self.config.loss(self.model, EmbeddedBatch(**vars(shard.batch), embedded=embedded))
+        return loss * shard.weight

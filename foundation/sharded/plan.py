@@ -5,6 +5,8 @@ Shape legend: D embedding width, W workers.
 
 import json
 import logging
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import torch
@@ -14,25 +16,24 @@ from torchrec.distributed.fbgemm_qcomm_codec import CommType, QCommsConfig, get_
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import PlannerError
-from torchrec.distributed.types import ModuleShardingPlan, ShardingPlan
+from torchrec.distributed.types import EmbeddingModuleShardingPlan, ShardingPlan
 from torchrec.modules.embedding_configs import EmbeddingConfig
 from torchrec.modules.embedding_modules import EmbeddingCollection
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
-from foundation.sharded.config import Sharding
+from foundation.sharded.config import LOSS_SCALE, Kind, Sharding
 from foundation.sharded.group import Group
 from streaming.errors import ConfigError
 
-LOSS_SCALE = 1024.0
-"""Gradients of vectors are multiplied by it before they travel as float16, whose smallest number is 6e-8."""
-
 NO_LIMIT = 1 << 50
+DATA_PARALLEL: Kind = "data_parallel"
 
 
 @dataclass(frozen=True)
 class Piece:
     """A rectangle of a table. Attributes: ``table``; ``kind``, how the table is sharded; ``worker`` that holds it;
-    ``row``, ``rows``, ``column``, ``columns``: where it begins and how far it goes.
+    ``row``, ``rows``, ``column``, ``columns``: where it begins and how far it goes. Of a data-parallel table every
+    worker has a piece, the whole.
     """
 
     table: str
@@ -52,6 +53,11 @@ class Piece:
     def bytes(self) -> int:
         """Float32 weights and Adagrad's sums."""
         return 4 * self.rows * (self.columns + 1)
+
+    @property
+    def speaks(self) -> bool:
+        """Whether what it holds is saved and put together from it: of equal pieces, the first worker's."""
+        return self.kind != DATA_PARALLEL or self.worker == 0
 
 
 def collection_of(tables: dict[str, int], *, width: int, learning_rate: float) -> EmbeddingCollection:
@@ -86,38 +92,44 @@ def propose(
         batch_size: requests of a global batch, by which traffic is estimated.
 
     Raises:
-        ConfigError: the tables do not fit into ``memory_mib`` of every worker, sharded as allowed.
+        ConfigError: the tables do not fit into ``memory_mib`` of every worker, sharded as allowed; or ``kinds_of``
+            names one that there is not.
     """
     workers = sharding.workers
     budget = NO_LIMIT if sharding.memory_mib is None else int(sharding.memory_mib * 2**20)
     tables = collection.embedding_configs()
-    constraint = ParameterConstraints(
-        sharding_types=list(sharding.kinds),
-        compute_kernels=["fused"],
-        min_partition=max(4, tables[0].embedding_dim // workers),
-    )
-    logging.getLogger("torchrec.distributed.planner").setLevel(logging.ERROR)
-    planner = EmbeddingShardingPlanner(
-        topology=Topology(
-            world_size=workers,
-            compute_device=device.type,
-            local_world_size=workers,
-            hbm_cap=budget if device.type == "cuda" else 0,
-            ddr_cap=budget,
-        ),
-        batch_size=max(1, batch_size // workers),
-        storage_reservation=FixedPercentageStorageReservation(percentage=0.0),
-        constraints={each.name: constraint for each in tables},
-        debug=False,
-    )
+    _require_tables(sharding, [each.name for each in tables])
+    constraints = {
+        each.name: ParameterConstraints(
+            sharding_types=list(sharding.kinds_of.get(each.name, sharding.kinds)),
+            compute_kernels=["fused", "dense"],  # dense is what the planner calls the kernel of data-parallel tables
+            min_partition=max(4, each.embedding_dim // workers),
+        )
+        for each in tables
+    }
     try:
-        return planner.plan(collection, [sharder_of(sharding, device)])
+        with _quiet():
+            planner = EmbeddingShardingPlanner(
+                topology=Topology(
+                    world_size=workers,
+                    compute_device=device.type,
+                    local_world_size=workers,
+                    hbm_cap=budget if device.type == "cuda" else 0,
+                    ddr_cap=budget,
+                ),
+                batch_size=max(1, batch_size // workers),
+                storage_reservation=FixedPercentageStorageReservation(percentage=0.0),
+                constraints=constraints,
+                debug=False,
+            )
+            return planner.plan(collection, [sharder_of(sharding, device)])
     except PlannerError as error:
         needed = sum(4 * each.num_embeddings * (each.embedding_dim + 1) for each in tables)
         raise ConfigError(
             f"sharding.memory_mib: {sharding.memory_mib} a worker does not hold the tables: {needed / 2**20:.1f} MiB "
-            f"with their optimiser's sums, and what travels, on {workers} workers, sharded {sharding.kinds}. Give "
-            f"more memory, more workers, or row_wise among kinds. The planner: {str(error).strip()[:300]}"
+            f"with their optimiser's sums, and what travels, on {workers} workers, sharded {sharding.kinds}"
+            f"{f' and {sharding.kinds_of}' if sharding.kinds_of else ''}. Give more memory, more workers, or row_wise "
+            f"among kinds. The planner: {str(error).strip()[:300]}"
         ) from None
 
 
@@ -141,23 +153,35 @@ def agreed(
     return said
 
 
-def pieces(plan: ShardingPlan) -> list[Piece]:
+def pieces(plan: ShardingPlan, collection: EmbeddingCollection) -> list[Piece]:
     """All pieces of all tables, in the plan's order."""
+    shape = {each.name: (each.num_embeddings, each.embedding_dim) for each in collection.embedding_configs()}
+    found = []
+    for table, parameter in _by_table(plan).items():
+        kind = parameter.sharding_type
+        if kind == DATA_PARALLEL:
+            places = [(worker, (0, 0), shape[table]) for worker in parameter.ranks]
+        else:
+            shards = parameter.sharding_spec.shards
+            places = [(shard.placement.rank(), shard.shard_offsets, shard.shard_sizes) for shard in shards]
+        found += [
+            Piece(table=table, kind=kind, worker=worker, row=row, rows=rows, column=column, columns=columns)
+            for worker, (row, column), (rows, columns) in places
+        ]
+    return found
+
+
+def without(plan: ShardingPlan, tables: Collection[str]) -> EmbeddingModuleShardingPlan:
+    """The plan for all other tables."""
+    left = EmbeddingModuleShardingPlan()
+    left.update({table: parameter for table, parameter in _by_table(plan).items() if table not in tables})
+    return left
+
+
+def _by_table(plan: ShardingPlan) -> EmbeddingModuleShardingPlan:
     module = plan.get_plan_for_module("")
-    assert isinstance(module, ModuleShardingPlan | dict)
-    return [
-        Piece(
-            table=table,
-            kind=parameter.sharding_type,
-            worker=shard.placement.rank(),
-            row=shard.shard_offsets[0],
-            rows=shard.shard_sizes[0],
-            column=shard.shard_offsets[1],
-            columns=shard.shard_sizes[1],
-        )
-        for table, parameter in module.items()
-        for shard in parameter.sharding_spec.shards
-    ]
+    assert isinstance(module, EmbeddingModuleShardingPlan)
+    return module
 
 
 def to_rows(all_pieces: list[Piece]) -> list[dict[str, object]]:
@@ -180,3 +204,28 @@ def to_json(all_pieces: list[Piece], *, workers: int) -> str:
     """The plan as it is kept: bytes on every worker, and every piece."""
     of_worker = [sum(each.bytes for each in all_pieces if each.worker == worker) for worker in range(workers)]
     return json.dumps({"bytes_by_worker": of_worker, "pieces": [asdict(each) for each in all_pieces]}, indent=1) + "\n"
+
+
+def _require_tables(sharding: Sharding, tables: list[str]) -> None:
+    unknown = sorted(sharding.kinds_of.keys() - set(tables))
+    if unknown:
+        raise ConfigError(
+            f"sharding.kinds_of: there is no table {unknown[0]!r}. Allowed are {', '.join(tables)}. "
+            f"Example: {{{tables[0]}: [data_parallel]}}"
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the planner's remarks: on its topology, and, to the root logger, that whole tables have no pieces."""
+    logging.getLogger("torchrec.distributed.planner").setLevel(logging.ERROR)
+    root = logging.getLogger()
+
+    def is_told(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("Sharding spec not found")
+
+    root.addFilter(is_told)
+    try:
+        yield
+    finally:
+        root.removeFilter(is_told)

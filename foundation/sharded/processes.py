@@ -1,4 +1,4 @@
-"""Workers without Ray: processes on this machine with a gloo group of their own, for measurements and tests."""
+"""Workers without Ray: processes on this machine with a group of their own, for measurements and tests."""
 
 import multiprocessing
 import tempfile
@@ -10,6 +10,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from foundation.sharded.accelerator import BACKENDS, device_of
+from foundation.sharded.config import Accelerator
 from foundation.sharded.group import Group
 
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -20,12 +22,19 @@ class WorkerFailed(RuntimeError):
     """A worker raised; the message is its traceback."""
 
 
-def start(count: int, job: Callable[..., Any], *arguments: Any, patience: timedelta = timedelta(minutes=30)) -> list:
+def start(
+    count: int,
+    job: Callable[..., Any],
+    *arguments: Any,
+    patience: timedelta = timedelta(minutes=30),
+    accelerator: Accelerator = "cpu",
+) -> list:
     """What ``job(group, *arguments)`` returned on each of ``count`` workers of one thread each.
 
     Args:
         job: a function of a module that can be imported; its arguments and results are pickled.
         patience: how long a worker waits for another's part of an exchange.
+        accelerator: on what they compute, each on a device of its own.
 
     Raises:
         WorkerFailed: one has raised, or ended without a word.
@@ -34,7 +43,7 @@ def start(count: int, job: Callable[..., Any], *arguments: Any, patience: timede
         pipes, processes = [], []
         for rank in range(count):
             mine, theirs = _CONTEXT.Pipe(duplex=False)
-            given = (rank, count, f"file://{folder}/store", patience, theirs, job, arguments)
+            given = (rank, count, f"file://{folder}/store", patience, accelerator, theirs, job, arguments)
             process = _CONTEXT.Process(target=_work, args=given)
             process.start()
             theirs.close()
@@ -57,14 +66,24 @@ def _outcome(pipe: Any) -> tuple[bool, Any]:
 
 
 def _work(
-    rank: int, count: int, store: str, patience: timedelta, pipe: Any, job: Callable[..., Any], arguments: tuple
+    rank: int,
+    count: int,
+    store: str,
+    patience: timedelta,
+    accelerator: Accelerator,
+    pipe: Any,
+    job: Callable[..., Any],
+    arguments: tuple,
 ) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=count, timeout=patience)
+    said: tuple[bool, Any]
     try:
-        said = (False, job(Group(), *arguments))
+        device = device_of(accelerator, rank)
+        dist.init_process_group(BACKENDS[accelerator], init_method=store, rank=rank, world_size=count, timeout=patience)
+        said = (False, job(Group(device=device), *arguments))
     except Exception:
         said = (True, traceback.format_exc())
     pipe.send(said)
     pipe.close()
-    dist.destroy_process_group()
+    if dist.is_initialized():
+        dist.destroy_process_group()

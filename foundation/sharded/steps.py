@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 
 from foundation.model import FoundationModel
 from foundation.publish import Publisher
+from foundation.sharded.accelerator import moved
 from foundation.sharded.batch import Admission, Part, ShardReader, WorkerBatch
 from foundation.sharded.config import Sharding
 from foundation.sharded.dense import Reduction, reduction_of
@@ -79,13 +80,15 @@ class ShardedLearner(FoundationLearner):
         self.config, self.workspace, self.group, self.sharding = config, workspace, group, sharding
         self.publishing = publisher
         self.released: str | None = None
-        self.model: DenseModel = DenseModel(config=config.model, inputs=workspace.inputs, seed=seed)
+        self.model: DenseModel = DenseModel(
+            config=config.model, inputs=workspace.inputs, seed=seed, device=group.device
+        )
         self.loss = ShardLoss(config=config, model=self.model)
         self.reduction: Reduction = reduction_of(self.loss, sharding, group)
         self.optimiser = config.optimiser.build(self.model)
         for weight in self.optimiser.weights:  # as AdamW would at its first step: a checkpoint is read into it
             self.optimiser.dense.state[weight] = {
-                "step": torch.zeros(()),
+                "step": torch.zeros((), device=weight.device),
                 "exp_avg": torch.zeros_like(weight),
                 "exp_avg_sq": torch.zeros_like(weight),
             }
@@ -98,7 +101,6 @@ class ShardedLearner(FoundationLearner):
             sharding=sharding,
             group=group,
             batch_size=config.batch_size,
-            device=torch.device("cpu"),
         )
         mine = range(group.rank * each, (group.rank + 1) * each)
         self.reader: Any = ShardReader(reader=reader, prefetch=workspace.prefetch, shards=sharding.logical, mine=mine)
@@ -125,7 +127,8 @@ class ShardedLearner(FoundationLearner):
         # One thread: ids are admitted in the order of the batches.
         ahead = Prefetch.Config(workers=1 if self.sharding.overlap else 0, ahead=2)
         pending: Step | None = None
-        for batch in Prefetch(config=ahead, work=self.admission)(parts):
+        for admitted in Prefetch(config=ahead, work=self.admission)(parts):
+            batch = moved(admitted, self.group.device)
             coming = Step(batch=batch, sent=self.tables.send(batch.ids))
             if not self.sharding.overlap:
                 yield coming
@@ -156,7 +159,7 @@ class ShardedLearner(FoundationLearner):
         loss_L = self.reduction.backward(rows, shards, between)
         gradient_MD = torch.empty_like(found_MD)
         gradient_MD[place_M] = torch.cat([cast(Tensor, part.grad) for part in rows])
-        found_MD.backward(gradient_MD)
+        self.tables.learn(step.sent, found_MD, gradient_MD)
         self.optimiser.update()
         return {"train_loss": in_order(self.group.gather(loss_L.unsqueeze(1)))[0].item()}
 
@@ -260,4 +263,4 @@ class ShardedLearner(FoundationLearner):
 
 
 def _whole(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu()

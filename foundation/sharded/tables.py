@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed import comm_ops
 from torchrec.distributed.types import Awaitable, ShardingEnv
@@ -18,14 +18,15 @@ from foundation.sharded import plan as planning
 from foundation.sharded.config import Sharding
 from foundation.sharded.group import Group
 from foundation.sharded.plan import Piece
+from foundation.sharded.replicated import ReplicatedTables, SentRows
 from hypercast.training.distributed_checkpoint import Pieces
 
 
 class ShardedTables:
     """One table a feature, each where the plan says. Weights start at zero.
 
-    The backward pass of a look-up sends gradients to the rows' owners, adds up each row's over all workers, and updates
-    by row-wise Adagrad at once, as :class:`foundation.hstu.embedding.FeatureEmbedding` does: so look up once a step.
+    :meth:`learn` sends gradients to the rows' owners, adds up each row's over all workers, and updates by row-wise
+    Adagrad at once, as :class:`foundation.hstu.embedding.FeatureEmbedding` does: so look up once a step.
 
     Args:
         tables: rows by name.
@@ -45,19 +46,31 @@ class ShardedTables:
         sharding: Sharding,
         group: Group,
         batch_size: int,
-        device: torch.device,
     ) -> None:
         comm_ops.set_gradient_division(False)  # gradients are of the global loss: they are added, never averaged
-        self.tables, self.width, self.group, self.device = tables, width, group, device
+        self.tables, self.width, self.group, self.device = tables, width, group, group.device
         collection = planning.collection_of(tables, width=width, learning_rate=learning_rate)
-        found = planning.agreed(collection, sharding, group, batch_size=batch_size, device=device)
-        self.pieces = planning.pieces(found)
-        self._module = planning.sharder_of(sharding, device).shard(
-            collection,
-            found.get_plan_for_module(""),
-            ShardingEnv.from_process_group(group.process_group),
-            device,
-        )
+        found = planning.agreed(collection, sharding, group, batch_size=batch_size, device=self.device)
+        self.pieces = planning.pieces(found, collection)
+        whole = {each.table for each in self.pieces if each.kind == planning.DATA_PARALLEL}
+        self._cut = {name: rows for name, rows in tables.items() if name not in whole}
+        self._module: nn.Module | None = None
+        if self._cut:
+            self._module = planning.sharder_of(sharding, self.device).shard(
+                planning.collection_of(self._cut, width=width, learning_rate=learning_rate),
+                planning.without(found, whole),
+                ShardingEnv.from_process_group(group.process_group),
+                self.device,
+            )
+        self._replicated: ReplicatedTables | None = None
+        if whole:
+            self._replicated = ReplicatedTables(
+                {name: rows for name, rows in tables.items() if name in whole},
+                width=width,
+                learning_rate=learning_rate,
+                sharding=sharding,
+                group=group,
+            )
         self._local = self._local_pieces()
         for weight_RD, square_R in self._local.values():
             weight_RD.zero_()
@@ -65,12 +78,17 @@ class ShardedTables:
 
     def send(self, ids: KeyedJaggedTensor) -> "Sent":
         """Begin to send ids to the rows' owners. All workers send in the same order."""
-        return Sent(self._module, ids)
+        if self._replicated is None:
+            return Sent(self._module, ids, None)
+        cut = ids.permute([ids.keys().index(name) for name in self._cut]) if self._cut else ids
+        return Sent(self._module, cut, self._replicated.send(ids))
 
     def evict(self, rows: dict[str, np.ndarray]) -> None:
         """Let rows that changed hands start again, wherever they lie."""
         for piece, (weight_RD, square_R) in self._local.items():
             freed = rows[piece.table]
+            if not len(freed):
+                continue
             mine = freed[(freed >= piece.row) & (freed < piece.row + piece.rows)] - piece.row
             if len(mine):
                 index = torch.from_numpy(mine).to(self.device)
@@ -80,7 +98,15 @@ class ShardedTables:
     def look_up(self, sent: "Sent") -> Tensor:
         """Float32 ``[M, D]``, table after table, and there as they were sent."""
         found = sent.vectors()
-        return torch.cat([found[name].values() for name in self.tables])
+        if self._replicated is not None and sent.rows is not None:
+            found |= self._replicated.look_up(sent.rows)
+        return torch.cat([found[name] for name in self.tables])
+
+    def learn(self, sent: "Sent", found_MD: Tensor, gradient_MD: Tensor) -> None:
+        """Send gradients of what :meth:`look_up` found to who holds the rows, and update them there."""
+        found_MD.backward(gradient_MD)
+        if self._replicated is not None and sent.rows is not None:
+            self._replicated.learn(sent.rows)
 
     @property
     def columns(self) -> dict[str, list[int]]:
@@ -91,7 +117,7 @@ class ShardedTables:
         """``NAME/weight`` ``[R, D]`` and ``NAME/squares`` ``[R, G]`` of every table, this worker's pieces of them."""
         columns, saved = self.columns, {}
         for name, rows in self.tables.items():
-            mine = {each: tensors for each, tensors in self._local.items() if each.table == name}
+            mine = {each: tensors for each, tensors in self._local.items() if each.table == name and each.speaks}
             saved[f"{name}/weight"] = Pieces(
                 shape=(rows, self.width),
                 pieces={(each.row, each.column): weight_RD for each, (weight_RD, _) in mine.items()},
@@ -141,7 +167,7 @@ class ShardedTables:
         """On the leader, every piece with its weights (0) or sums (1); elsewhere nothing, but own pieces are sent."""
         group = self.group.process_group
         for piece in self.pieces:
-            if not piece.rows:
+            if not (piece.rows and piece.speaks):
                 continue
             if piece.worker == self.group.rank:
                 part = self._local[piece][which].cpu().contiguous()
@@ -157,10 +183,15 @@ class ShardedTables:
     def _local_pieces(self) -> dict[Piece, tuple[Tensor, Tensor]]:
         """Weights ``[rows, columns]`` and sums of squares ``[rows]`` of this worker's pieces: the memory itself."""
         local = {}
-        weights = self._module.state_dict()
-        states = self._module.fused_optimizer.state_dict()["state"]
         held = [each for each in self.pieces if each.worker == self.group.rank and each.rows]
-        for table in {each.table for each in held}:
+        if self._replicated is not None:
+            whole = self._replicated.memory()
+            local = {each: whole[each.table] for each in held if each.table in whole}
+        if self._module is None:
+            return local
+        weights = self._module.state_dict()
+        states = self._module.fused_optimizer.state_dict()["state"]  # type: ignore[operator, union-attr]
+        for table in {each.table for each in held if each.table in self._cut}:
             weight, square = weights[f"embeddings.{table}.weight"], states[f"embeddings.{table}.weight"]
             (square,) = square.values()
             assert isinstance(weight, ShardedTensor) and isinstance(square, ShardedTensor)
@@ -175,24 +206,37 @@ class ShardedTables:
 
 
 class Sent:
-    """Ids on their way, in two rounds: first how many, then the ids."""
+    """Ids on their way, in two rounds: first how many, then the ids.
 
-    def __init__(self, module: "torch.nn.Module", ids: KeyedJaggedTensor) -> None:
+    Args:
+        module: of tables in pieces; None where there is none.
+        rows: those of data-parallel tables.
+    """
+
+    def __init__(self, module: nn.Module | None, ids: KeyedJaggedTensor, rows: SentRows | None) -> None:
+        self.rows = rows
         self._module = module
+        if module is None:
+            return
         self._context = module.create_context()  # type: ignore[operator]
         self._counts: Awaitable = module.input_dist(self._context, ids)  # type: ignore[operator]
         self._ids: Awaitable | None = None
 
     def advance(self) -> None:
         """Begin the second round, if it has not begun."""
-        if self._ids is None:
+        if self._module is not None and self._ids is None:
             self._ids = self._counts.wait()
+        if self.rows is not None:
+            self.rows.advance()
 
-    def vectors(self) -> dict:
-        """By table, once they are there."""
+    def vectors(self) -> dict[str, Tensor]:
+        """Of tables in pieces, by table, once they are there."""
         self.advance()
+        if self._module is None:
+            return {}
         assert self._ids is not None
-        return self._module.compute_and_output_dist(self._context, self._ids.wait()).wait()  # type: ignore[operator]
+        found = self._module.compute_and_output_dist(self._context, self._ids.wait()).wait()  # type: ignore[operator]
+        return {name: each.values() for name, each in found.items()}
 
 
 class Squares:

@@ -11,8 +11,6 @@ Worker 0 publishes and releases. A worker that dies takes the others with it; Ra
 they go on from the last checkpoint. On a cluster all machines see the run folder and the data set under the same paths.
 """
 
-import logging
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +21,7 @@ import pydantic
 import torch
 
 from foundation.publish import Publisher
-from foundation.sharded import plan
+from foundation.sharded import accelerator, plan
 from foundation.sharded.batch import tables_of
 from foundation.sharded.config import Sharding
 from foundation.sharded.group import WAIT_SECONDS, Group
@@ -36,6 +34,7 @@ from hypercast.runtime.jobs import FoundationJob
 from hypercast.runtime.online import OnlineFeed
 from hypercast.runtime.ownership import own
 from hypercast.runtime.plan import run_lock
+from hypercast.runtime.sharded_ray import brings_ray, ray_for, scaling_of
 from hypercast.runtime.stream import workspace_of
 from hypercast.training import checkpoint
 from hypercast.training.memory import keep_freed_memory
@@ -44,8 +43,6 @@ from streaming.dataset import Dataset
 from streaming.errors import ConfigError, UserError
 
 PLAN_FILE = "sharding.json"
-BACKEND = "gloo"
-"""What workers talk through: the foundation model trains on CPUs. Between GPUs it would be nccl, and nothing else."""
 
 _PATIENCE = 5.0
 
@@ -135,7 +132,7 @@ def train(config: PlatformConfig, progress: Progress) -> dict[str, Any]:
         WorkersFailedError: see there.
         OwnershipError: another process runs in this folder.
     """
-    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train import FailureConfig, RunConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
     sharding = config.foundation.sharding or Sharding()
@@ -145,19 +142,20 @@ def train(config: PlatformConfig, progress: Progress) -> dict[str, Any]:
     _require_no_process_ahead(run)
     windows = [window.index for window in Dataset.open(config.dataset.path).windows[: config.windows]]
     planned(config)  # or says what does not fit, before any worker is started
+    if brings_ray(config):
+        accelerator.require(sharding.accelerator, workers=sharding.workers, gpus=torch.cuda.device_count())
     described = config.model_copy(update={"foundation": config.foundation.model_copy(update={"sharding": sharding})})
-    with own(run_lock(run), patience=_PATIENCE), _ray(sharding.workers, config), _told(run, windows, progress):
+    with own(run_lock(run), patience=_PATIENCE), ray_for(sharding, config), _told(run, windows, progress):
         trainer = TorchTrainer(
             _work,
             train_loop_config={
                 "config": described.model_dump(mode="json"),
                 "run": str(run),
                 "data": str(config.dataset.path.absolute()),
+                "accelerator": sharding.accelerator,
             },
-            torch_config=TorchConfig(backend=BACKEND, timeout_s=WAIT_SECONDS),
-            scaling_config=ScalingConfig(
-                num_workers=sharding.workers, resources_per_worker={"CPU": config.threads}, use_gpu=False
-            ),
+            torch_config=TorchConfig(backend=accelerator.BACKENDS[sharding.accelerator], timeout_s=WAIT_SECONDS),
+            scaling_config=scaling_of(sharding, threads=config.threads),
             run_config=RunConfig(
                 name="foundation",
                 storage_path=str(run / "ray"),
@@ -190,8 +188,9 @@ def planned(config: PlatformConfig) -> list[plan.Piece]:
         learning_rate=foundation.optimiser.table_learning_rate,
     )
     sharding = foundation.sharding or Sharding()
-    device = torch.device("cpu")
-    return plan.pieces(plan.propose(collection, sharding, batch_size=foundation.batch_size, device=device))
+    device = torch.device(sharding.accelerator)
+    found = plan.propose(collection, sharding, batch_size=foundation.batch_size, device=device)
+    return plan.pieces(found, collection)
 
 
 def with_workers(config: PlatformConfig, workers: int | None) -> PlatformConfig:
@@ -213,12 +212,13 @@ def with_workers(config: PlatformConfig, workers: int | None) -> PlatformConfig:
 
 def _work(settings: dict[str, Any]) -> None:
     """What every worker does."""
-    import ray.train
+    import ray.train.torch
 
     config = PlatformConfig.model_validate(settings["config"])
     dataset = config.dataset.model_copy(update={"path": Path(settings["data"])})
     run = Path(settings["run"])
-    job = ShardedFoundationJob(config.model_copy(update={"dataset": dataset, "run": run}), run, Group())
+    device = accelerator.device_of(settings["accelerator"], ray.train.torch.get_device().index or 0)
+    job = ShardedFoundationJob(config.model_copy(update={"dataset": dataset, "run": run}), run, Group(device=device))
     for window in job.workspace.dataset.windows[: config.windows]:
         job.publish(window.index)
         ray.train.report({"window": window.index, **job.run_window(window.index)})
@@ -239,29 +239,6 @@ def _done(run: Path, name: str) -> int | None:
     """The last window whose checkpoint is there."""
     folder = checkpoint.latest(run / "checkpoints" / name)
     return None if folder is None else int(folder.name.removeprefix("step-"))
-
-
-@contextmanager
-def _ray(workers: int, config: PlatformConfig) -> Iterator[None]:
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
-    if config.ray.address is not None:
-        options |= {"address": config.ray.address}
-    elif "RAY_ADDRESS" not in os.environ:
-        cpus = max(os.cpu_count() or 1, workers * config.threads)
-        store = config.ray.object_store_mib * 2**20
-        options |= {"address": "local", "num_cpus": cpus, "object_store_memory": store, "include_dashboard": False}
-    ray.init(**options)
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 @contextmanager

@@ -5,6 +5,7 @@
 (-1, user, -1)               a user's aggregate
 (-2, SHA-256 of NAME)        a mark: since when NAME is true of the snapshot (``computed_at``); 128 bits of it
 (-3, version, piece)         the adapter to that version, cut into pieces as long as a row
+(-4 - piece, surface, item)  whose vectors of that item were put last (hypercast.serving.speculation.neighbours)
 ===========================  ==================================================================================
 
 All are int64 [N, 3].

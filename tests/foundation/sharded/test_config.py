@@ -15,7 +15,11 @@ from foundation.sharded.config import Sharding
         ({"deterministic": True, "shards": 4, "kinds": ["column_wise"]}, "column_wise"),
         ({"deterministic": True, "shards": 4, "vectors": "float16"}, "below float32"),
         ({"kinds": []}, "at least 1"),
-        ({"kinds": ["data_parallel"]}, "table_wise"),
+        ({"kinds": ["grid_wise"]}, "'table_wise', .* or 'data_parallel'"),
+        ({"kinds_of": {"items/id": []}}, "at least 1"),
+        ({"deterministic": True, "shards": 4, "kinds_of": {"items/id": ["column_wise"]}}, "column_wise"),
+        ({"deterministic": True, "shards": 4, "accelerator": "cuda"}, "accelerator: cuda"),
+        ({"accelerator": "gpu"}, "'cpu' or 'cuda'"),
         ({"worker": 2}, "worker"),
     ],
 )

@@ -22,7 +22,6 @@ def tables_of(group: Group, **sharding: object) -> ShardedTables:
         sharding=Sharding(workers=1, **sharding),  # type: ignore[arg-type]
         group=group,
         batch_size=8,
-        device=torch.device("cpu"),
     )
 
 
@@ -33,7 +32,7 @@ def test_tables_that_do_not_fit_are_refused_with_what_they_need(alone: Group) ->
         tables_of(alone, memory_mib=0.05)
 
 
-@pytest.mark.parametrize("kind", ["table_wise", "row_wise", "column_wise"])
+@pytest.mark.parametrize("kind", ["table_wise", "row_wise", "column_wise", "data_parallel"])
 def test_the_kind_that_is_allowed_is_taken_and_pieces_cover_every_table(alone: Group, kind: str) -> None:
     tables = tables_of(alone, kinds=[kind])
     assert {piece.kind for piece in tables.pieces} == {kind}

@@ -25,7 +25,7 @@ def run(folder: Path, dataset: Dataset, workers: int, *, windows: int = 4, rows:
     return start(workers, train, setting)[0]
 
 
-@pytest.mark.parametrize(("workers", "kind"), [(2, "table_wise"), (3, "row_wise")])
+@pytest.mark.parametrize(("workers", "kind"), [(2, "table_wise"), (3, "row_wise"), (2, "data_parallel")])
 def test_any_number_of_workers_makes_the_same_bits(
     tmp_path: Path, tiny_dataset: Dataset, one: dict[str, Any], workers: int, kind: str
 ) -> None:
@@ -47,6 +47,7 @@ def test_any_number_of_workers_makes_the_same_bits(
         ({"overlap": False}, 1e-5),
         ({"kinds": ["column_wise"]}, 2e-2),
         ({"vectors": "float16"}, 1e-3),
+        ({"vectors": "float16", "kinds": ["data_parallel"]}, 1e-3),
         ({"gradients": "bfloat16"}, 1e-2),
     ],
     ids=lambda value: "-".join(f"{name}" for name in value) if isinstance(value, dict) else "",
@@ -58,12 +59,13 @@ def test_other_ways_lose_nothing_that_matters(
     assert several["losses"] == pytest.approx(one["losses"], rel=tolerance)
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize(("workers", "kind"), [(1, "table_wise"), (3, "data_parallel")])
 def test_what_two_saved_another_number_goes_on_from(
-    tmp_path: Path, tiny_dataset: Dataset, one: dict[str, Any], workers: int
+    tmp_path: Path, tiny_dataset: Dataset, one: dict[str, Any], workers: int, kind: str
 ) -> None:
-    begun = run(tmp_path, tiny_dataset, 2, windows=2, **EXACT, kinds=["row_wise"])
-    rest = run(tmp_path, tiny_dataset, workers, **EXACT, kinds=["table_wise"])
+    whole = {"items/item_id": ["data_parallel"]}
+    begun = run(tmp_path, tiny_dataset, 2, windows=2, **EXACT, kinds=["row_wise"], kinds_of=whole)
+    rest = run(tmp_path, tiny_dataset, workers, **EXACT, kinds=[kind])
     assert begun["losses"] + rest["losses"] == one["losses"]
     assert rest["begun"] == max(begun["metrics"]) and rest["digest"] == one["digest"]
 
