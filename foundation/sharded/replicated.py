@@ -72,11 +72,13 @@ class ReplicatedTables:
 
     def learn(self, sent: "SentRows") -> None:
         """Update by all workers' gradients of what they looked up. All call it."""
+        counts, row_A = sent.rows()
+        if not max(counts):
+            return
         assert sent.found_MD is not None and sent.found_MD.grad is not None
         gradient_MD = sent.found_MD.grad
         if self._half:
             gradient_MD = (gradient_MD * LOSS_SCALE).half()
-        counts, row_A = sent.rows()
         padded_PD = F.pad(gradient_MD, (0, 0, 0, max(counts) - len(gradient_MD)))
         gradient_AD = _unpadded(self.group.gather(padded_PD), counts)
         if self._half:
@@ -115,4 +117,6 @@ class SentRows:
 
 def _unpadded(row_NX: Tensor, counts: list[int]) -> Tensor:
     """``[W P, …]`` to ``[A, …]``."""
+    if not max(counts):
+        return row_NX
     return torch.cat([part[:count] for part, count in zip(row_NX.split(max(counts)), counts, strict=True)])

@@ -7,6 +7,9 @@ from typing import Literal
 import pydantic
 
 from hypercast.serving.features.state import FeatureState
+from hypercast.serving.precision.compact import Precision
+from hypercast.serving.precision.probe import Probe
+from hypercast.serving.precision.watch import AccuracyWatch
 from streaming.config import Config
 
 Mode = Literal["expert", "cached", "live"]
@@ -59,6 +62,27 @@ class Live(Config):
     behind_after_ms: float = pydantic.Field(default=50.0, ge=0)
 
 
+class ServedPrecision(Precision):
+    """How models are made compact before they answer, and how that is watched (docs/precision.md).
+
+    Attributes:
+        requests: that kernels are chosen by: the last ones that a model has learned from.
+        watch: over the answers of compact models; its bound is the watch's own.
+        statistics: of what flows through their layers while they answer; inputs are not kept.
+    """
+
+    requests: int = pydantic.Field(default=128, ge=1)
+    watch: AccuracyWatch.Config = AccuracyWatch.Config()
+    statistics: Probe.Config = Probe.Config()
+
+    @pydantic.field_validator("statistics")
+    @classmethod
+    def _keeps_nothing(cls, statistics: Probe.Config) -> Probe.Config:
+        if statistics.keep:
+            raise ValueError(f"statistics.keep is {statistics.keep}, and inputs of live traffic are not kept. Give 0")
+        return statistics
+
+
 class ServingConfig(Config):
     """Attributes:
 
@@ -69,13 +93,20 @@ class ServingConfig(Config):
     token_file, token_env: where the bearer token is, if requests need one: a file, or an environment variable.
     open_to_all: listen for other machines without a token.
     certificate, key: PEM files; with both, TLS.
+    follow: ``stream``: the feature state follows the topic of engagements that the platform learns from, from where the
+        windows end that are sealed when the service starts; needs ``stream`` in the platform file. Engagements can be
+        posted besides. null: they are posted only.
     clock: ``wall``: requests are of the moment they come; ``given``: they bring their time, as when a log is played
         again.
     state: what is held in memory of users and engagements, and which dense columns callers send.
     refresh_seconds: how often newer snapshots and experts are looked for.
+    miss: what stands in for a vector that the online store has not: ``user``, the user's aggregate; ``nearest``, the
+        item's vector of the user most like this one, among those for whom services with this policy have computed it,
+        and the aggregate where there is none.
     commit_seconds: how often what was computed is made durable in the online store and in the log of what was served.
     keep: whether vectors computed live go into the online store, and what was served into the log.
     threads: of torch in each of the three scoring threads.
+    precision: fewer bits for the models that answer, ``{}`` for the usual bounds; null: float32.
     """
 
     mode: Mode = "live"
@@ -92,11 +123,14 @@ class ServingConfig(Config):
     limits: Limits = Limits()
     state: FeatureState.Config = FeatureState.Config()
     live: Live = Live()
+    follow: Literal["stream"] | None = None
     clock: Literal["wall", "given"] = "wall"
     refresh_seconds: float = pydantic.Field(default=2.0, gt=0)
+    miss: Literal["user", "nearest"] = "user"
     commit_seconds: float = pydantic.Field(default=5.0, gt=0)
     keep: bool = True
     threads: int = pydantic.Field(default=1, ge=1)
+    precision: ServedPrecision | None = None
 
     @pydantic.model_validator(mode="after")
     def _both_or_neither(self) -> "ServingConfig":

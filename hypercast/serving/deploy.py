@@ -12,8 +12,9 @@ from rich.console import Console
 
 from hypercast.errors import StoreError
 from hypercast.runtime.config import PlatformConfig
-from hypercast.runtime.stream import workspace_of
+from hypercast.runtime.stream import folder_of, workspace_of
 from hypercast.serving.config import ServingConfig
+from hypercast.serving.features.follower import Tail
 from hypercast.serving.features.state import FeatureState
 from hypercast.serving.http import protocol
 from hypercast.serving.http.app import create_app
@@ -22,6 +23,11 @@ from hypercast.serving.logs.intake import trim
 from hypercast.serving.logs.served import ServedLog
 from hypercast.serving.models.bundle import BundleLoader
 from hypercast.serving.service import Service
+from hypercast.serving.speculation.neighbours import NearestStore
+from hypercast.store.online import OnlineStore
+from streaming.dataset import Dataset
+from streaming.errors import ConfigError
+from streaming.sources.sealed import records
 
 FOLDER = "serving"
 """In the run folder: the journal of engagements, and the log of what was served."""
@@ -35,7 +41,7 @@ def run(config: PlatformConfig) -> None:
 
     Raises:
         StoreError: the run folder is not there, or has nothing that could answer.
-        ConfigError: tokens cannot be read.
+        ConfigError: tokens cannot be read, or there is no stream to follow.
         DataError: no data set where the configuration says.
     """
     serving = config.serving or ServingConfig()
@@ -53,16 +59,59 @@ def open_service(config: PlatformConfig) -> Service:
     """Open everything that one process serves from. The caller closes the service."""
     serving = config.serving or ServingConfig()
     workspace = workspace_of(config, config.run)
+    tail = tail_of(config, workspace.dataset)
     folder = config.run / FOLDER
     return Service(
         config=serving,
         workspace=workspace,
         state=FeatureState.open(workspace, as_of=workspace.dataset.windows[-1].end, config=serving.state),
         loader=BundleLoader(config=config, workspace=workspace, arm=serving.arm),
-        store=None if config.online is None or serving.mode == "expert" else config.online.build(config.run / "online"),
+        store=store_of(config, serving),
         log=ServedLog(folder / "served", tasks=workspace.inputs.tasks) if serving.keep else None,
         journal=folder / JOURNAL,
+        tail=tail,
     )
+
+
+def store_of(config: PlatformConfig, serving: ServingConfig) -> OnlineStore | None:
+    """The online store that is read; None if there is none, or nothing reads it.
+
+    Raises:
+        ConfigError: its users are to be neighbours, and there is none.
+    """
+    if config.online is None and serving.mode != "expert" and serving.miss == "nearest":
+        raise ConfigError(
+            "serving.miss: nearest reads other users' vectors in an online store, and the platform has none. Give "
+            "`online: {}`, or miss: user."
+        )
+    if config.online is None or serving.mode == "expert":
+        return None
+    store = config.online.build(config.run / "online")
+    return NearestStore(config=store.config, engine=store.engine) if serving.miss == "nearest" else store
+
+
+def tail_of(config: PlatformConfig, dataset: Dataset) -> Tail | None:
+    """Where the stream goes on after ``dataset``, the windows sealed so far; None if it is not to be followed.
+
+    Raises:
+        ConfigError: it is to be followed, and there is none.
+        StoreError: the record of the last window is not there.
+    """
+    if config.serving is None or config.serving.follow is None:
+        return None
+    if config.stream is None:
+        raise ConfigError(
+            "serving.follow: the platform has no stream to follow. Give `stream:` (docs/streams.md), or follow: null; "
+            "POST /v1/events brings engagements too."
+        )
+    last, folder = dataset.windows[-1].index, folder_of(config.run)
+    sealed = next((sealed for sealed in records(folder) if sealed.window == last), None)
+    if sealed is None:
+        raise StoreError(
+            f"{folder}: no record of window {last}, and so of where the stream goes on after it. The platform restores "
+            "it from its checkpoints: hypercast run PLATFORM.yaml."
+        )
+    return Tail(config=config.stream, catalogue=Dataset.open(config.dataset.path), sealed=sealed)
 
 
 def listen(serving: ServingConfig) -> socket.socket:

@@ -25,8 +25,19 @@ class Metrics:
         self.behind = self._counter("behind", "Requests computed after their answer, or given up", "outcome")
         self.kept = self._counter("kept", "Batches of vectors put into store and log, or lost", "outcome")
         self.events = self._counter("events", "Engagements taken in", "outcome")
+        self.stream_behind = self._gauge(
+            "stream_behind_seconds", "How long ago all was known that the followed topic held", "topic"
+        )
         self.refused = self._counter("refused", "Requests and connections refused", "reason")
         self.swaps = self._counter("swaps", "Newer models loaded, or not", "outcome")
+        self.loaded = self._counter("precision_models", "Models made compact, or not", "model", "outcome")
+        self.answered = self._counter("precision_answers", "Batches answered by compact models", "model", "kernels")
+        self.watched = self._counter("precision_watched", "Of those, batches scored in float32 too", "model")
+        self.strayed = self._counter("precision_strayed", "Compact models given up for float32", "model")
+        self.ne_cost = self._gauge("precision_ne_cost_percent", "Expected change of NE over watched batches", "model")
+        self.layer_error = self._gauge(
+            "precision_layer_error", "Expected relative error of a layer, by moments of live traffic", "model", "layer"
+        )
         self.waiting = self._gauge("waiting", "Jobs that wait", "lane")
         self.connections = self._gauge("connections", "Open connections")
         self.watermark = self._gauge("watermark_seconds", "Watermark of the snapshot in use, seconds since 1970")

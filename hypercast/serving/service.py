@@ -13,6 +13,7 @@ import torch
 
 from hypercast.errors import StoreError
 from hypercast.serving.config import Mode, ServingConfig
+from hypercast.serving.features.follower import Tail
 from hypercast.serving.features.question import Question
 from hypercast.serving.features.state import FeatureState
 from hypercast.serving.http.parsing import Parser
@@ -24,6 +25,7 @@ from hypercast.serving.models.bundle import Bundle
 from hypercast.serving.models.expert import ExpertScorer
 from hypercast.serving.models.foundation import FoundationScorer
 from hypercast.serving.models.swap import Loader, Swap
+from hypercast.serving.precision.loader import CompactLoader
 from hypercast.store.engine import UnreachableError
 from hypercast.store.online import OnlineStore
 from streaming.workspace import Workspace
@@ -57,6 +59,7 @@ class Service:
         store: the online store; None for none.
         log: of what is served; None for none.
         journal: where engagements are written.
+        tail: of the stream that the state follows; None for none.
     """
 
     def __init__(
@@ -69,12 +72,22 @@ class Service:
         store: OnlineStore | None,
         log: Log | None,
         journal: Path,
+        tail: Tail | None = None,
     ) -> None:
         torch.set_num_threads(config.threads)
         sys.setswitchinterval(SWITCH_SECONDS)
         self.config, self.metrics, self.state = config, Metrics(), state
         self._workspace, self._store = workspace, store
         self.parser = Parser(dataset=workspace.dataset.config, given=state.given, config=config)
+        if config.precision is not None:
+            loader = CompactLoader(
+                loader=loader,
+                config=config.precision,
+                workspace=workspace,
+                batch=config.live.batch,
+                live=config.mode == "live",
+                metrics=self.metrics,
+            )
         self._warmed: WeakSet[ExpertScorer | FoundationScorer] = WeakSet()
         self.swap = Swap(loader=loader, warm=self._warm, every=config.refresh_seconds, metrics=self.metrics)
         self._closing: list[Closing] = [self.swap]
@@ -82,6 +95,9 @@ class Service:
             journal=Journal(journal), state=state, since=state.as_of, every=JOURNAL_SECONDS, metrics=self.metrics
         )
         self._closing.append(self.intake)
+        self.follower = None if tail is None else tail.follow(state=state, metrics=self.metrics)
+        if self.follower is not None:
+            self._closing.append(self.follower)
         keeper = None
         if config.keep and (store is not None or log is not None):
             keeper = VectorKeeper(store=store, log=log, commit_seconds=config.commit_seconds, metrics=self.metrics)
@@ -112,6 +128,16 @@ class Service:
             "given": self.state.given,
             **bundle.versions,
         }
+
+    @property
+    def ready(self) -> bool:
+        """Whether what the followed stream held at the start is known; True where none is followed."""
+        return self.follower is None or self.follower.caught_up
+
+    def health(self) -> dict[str, Any]:
+        """How the service is, for ``/healthz``."""
+        followed = {} if self.follower is None else {"stream": self.follower.describe()}
+        return {"status": "ok" if self.ready else "catching up", "version": self.swap.current.version, **followed}
 
     def close(self) -> None:
         """End all threads, keep what is to be kept."""

@@ -4,8 +4,9 @@ It begins with a data set as of a time and goes on with engagements as they come
 importer would have written of it: the same histories (:mod:`hypercast.serving.features.past`), the same dense features
 (law L5, :mod:`hypercast.serving.features.dense`).
 
-An engagement may come late, or out of order: from then on it counts as if it had been on time, as it does for training,
-which reads the whole log. What was answered before it came was answered without it; how many came late is counted.
+An engagement may come late, out of order, or, if it has an id, twice: from then on it counts once, as if it had been on
+time, as it does for training, which reads the whole log. What was answered before it came was answered without it; how
+many came late is counted.
 """
 
 import threading
@@ -19,7 +20,7 @@ import pydantic
 
 from hypercast.serving.features.asked import Asked, no_outcome
 from hypercast.serving.features.dense import DerivedColumns, Groups, OwnPast, Popularity
-from hypercast.serving.features.past import Pasts
+from hypercast.serving.features.past import NO_ID, Pasts
 from hypercast.serving.features.question import Question, Value
 from hypercast.serving.features.rehearsal import rehearse
 from streaming.catalogue import encode
@@ -82,7 +83,7 @@ class FeatureState:
         self._popularity.read(workspace.engagements)
         self._pasts = Pasts(log=workspace.engagements, as_of=as_of, users=config.users, most=config.events)
         self._surfaces = {name: index for index, name in enumerate(described.surfaces)}
-        self._counted = {"observed": 0, "late": 0, "asked": 0}
+        self._counted = {"observed": 0, "late": 0, "copies": 0, "asked": 0}
         self._newest = as_of
         self.as_of = as_of
 
@@ -101,31 +102,36 @@ class FeatureState:
         return FeatureState(config=config, workspace=workspace, as_of=as_of)
 
     def observe(self, engagements: Mapping[str, np.ndarray] | pa.Table) -> int:
-        """Take in engagements; returns how many.
+        """Take in engagements; returns how many, without copies.
 
         Args:
             engagements: ``user_id``, ``item_id``, ``surface`` (index, -1 for none), ``action`` (index) and ``time``
-                (microseconds UTC), of equal lengths, in any order; of one user at one time they keep theirs. Items need
-                not be listed.
+                (microseconds UTC), of equal lengths, in any order; of one user at one time they keep theirs, unless
+                there is an ``engagement_id`` too, which orders them and tells copies. Items need not be listed.
 
         Raises:
             DataError: a column is missing, of another length, or holds a surface or an action that is not there. Then
                 nothing is taken in.
         """
-        user_id, events = self._checked(engagements)
-        order = np.lexsort((events.time, user_id))
-        user_id, events = user_id[order], Events(*(column[order] for column in events))
+        user_id, events, ids = self._checked(engagements)
+        order = np.lexsort((ids, events.time, user_id))
+        user_id, events, ids = user_id[order], _take(events, order), ids[order]
         bounds = [0, *(np.flatnonzero(np.diff(user_id)) + 1).tolist(), len(user_id)]
+        fresh = np.ones(len(user_id), dtype=bool)
         with self._lock:
             for first, end in pairwise(bounds):
                 if end > first:
-                    self._pasts.add(int(user_id[first]), Events(*(column[first:end] for column in events)))
+                    part = slice(first, end)
+                    fresh[part] = self._pasts.add(int(user_id[first]), _take(events, part), ids[part])
+            events = _take(events, fresh)
             self._popularity.add(events)
-            self._counted["observed"] += len(user_id)
+            taken = len(events.time)
+            self._counted["observed"] += taken
+            self._counted["copies"] += len(fresh) - taken
             self._counted["late"] += int((events.time < self._newest).sum())
-            if len(user_id):
+            if taken:
                 self._newest = max(self._newest, int(events.time.max()))
-        return len(user_id)
+        return taken
 
     def requests(self, questions: Sequence[Question]) -> Asked:
         """What models read of ``questions``, in their order.
@@ -180,8 +186,8 @@ class FeatureState:
             return self._popularity.settled
 
     def statistics(self) -> dict[str, float]:
-        """Engagements ``observed``, and how many of them came ``late``, after a later one; questions ``asked``;
-        ``users`` in memory, and how many were ``forgotten``; engagements that are ``unsettled``.
+        """Engagements ``observed``, how many of them came ``late``, after a later one, and ``copies`` of them;
+        questions ``asked``; ``users`` in memory, and how many were ``forgotten``; engagements that are ``unsettled``.
         """
         with self._lock:
             memory = {"users": len(self._pasts), "forgotten": self._pasts.forgotten}
@@ -234,11 +240,12 @@ class FeatureState:
         ]
         return np.array(code, dtype=np.int64).reshape(len(questions), len(names))
 
-    def _checked(self, engagements: Mapping[str, np.ndarray] | pa.Table) -> tuple[np.ndarray, Events]:
+    def _checked(self, engagements: Mapping[str, np.ndarray] | pa.Table) -> tuple[np.ndarray, Events, np.ndarray]:
+        """Users, engagements and ids."""
         named = _columns(engagements) if isinstance(engagements, pa.Table) else engagements
         if missing := [name for name in _OBSERVED if name not in named]:
             raise DataError(f"engagements: column {missing[0]!r} is missing; expected are {', '.join(_OBSERVED)}.")
-        columns = {name: np.asarray(named[name]) for name in _OBSERVED}
+        columns = {name: np.asarray(named[name]) for name in (*_OBSERVED, _ID) if name in named}
         shapes = {name: column.shape for name, column in columns.items()}
         whole = all(np.issubdtype(column.dtype, np.integer) for column in columns.values())
         if len({*shapes.values()}) > 1 or len(shapes["time"]) != 1 or not whole:
@@ -258,18 +265,24 @@ class FeatureState:
             action=columns["action"],
             time=columns["time"].astype(np.int64),
         )
-        return columns["user_id"].astype(np.int64), events
+        ids = columns.get(_ID, np.full(len(events.time), NO_ID))
+        return columns["user_id"].astype(np.int64), events, ids.astype(np.int64)
 
 
 _NONE = np.zeros(0, dtype=np.int64)
 _OBSERVED = ("user_id", "item_id", "surface", "action", "time")
+_ID = "engagement_id"
 
 
 def _columns(table: pa.Table) -> dict[str, np.ndarray]:
-    found = {name: table[name] for name in table.column_names if name in _OBSERVED}
+    found = {name: table[name] for name in table.column_names if name in (*_OBSERVED, _ID)}
     if "time" in found and pa.types.is_timestamp(found["time"].type):
         found["time"] = found["time"].cast(pa.timestamp("us", tz="UTC")).cast(pa.int64())
     return {name: column.to_numpy() for name, column in found.items()}
+
+
+def _take(events: Events, rows: np.ndarray | slice) -> Events:
+    return Events(*(column[rows] for column in events))
 
 
 def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:

@@ -4,7 +4,8 @@
 ``POST /v1/rank``        scores of a surface's candidates for a user, as of now
 ``POST /v1/events``      engagements, which the next question sees
 ``GET /v1/models``       what answers, and what a question must bring
-``GET /healthz``         200 while the process lives (``/healthz/live``) and serves (``/healthz/ready``, the same)
+``GET /healthz``         200 while the process answers (``/healthz/live``, the same); ``/healthz/ready``: and has caught
+                         up with the stream that it follows, if it follows one
 ``GET /metrics``         for Prometheus
 =======================  ============================================================================================
 """
@@ -75,9 +76,12 @@ def create_app(service: Service) -> FastAPI:
 
     @app.get("/healthz")
     @app.get("/healthz/live")
-    @app.get("/healthz/ready")
     async def health() -> Response:
-        return _json({"status": "ok", "version": service.swap.current.version})
+        return _json(service.health())
+
+    @app.get("/healthz/ready")
+    async def ready() -> Response:
+        return _json(service.health(), status=200 if service.ready else 503)
 
     @app.get("/metrics")
     async def exposition() -> Response:

@@ -1,12 +1,13 @@
 """What a request's candidates are given of the foundation model, and where each one's vector came from.
 
-=========  =============================================================================================
-``LIVE``   computed for this very request, in time
-``FRESH``  the candidate's own vector in the online store, young enough
-``STALE``  the same, older, and not past its time to live
-``USER``   the mean of the user's vectors in the online store
-``ZEROS``  nothing: the expert is told so by the mask bit, or answers without the foundation model at all
-=========  =============================================================================================
+===========  =============================================================================================
+``LIVE``     computed for this very request, in time
+``FRESH``    the candidate's own vector in the online store, young enough
+``STALE``    the same, older, and not past its time to live
+``NEAREST``  another user's vector of the item, of the one most like this one (``serving.miss: nearest``)
+``USER``     the mean of the user's vectors in the online store
+``ZEROS``    nothing: the expert is told so by the mask bit, or answers without the foundation model at all
+===========  =============================================================================================
 
 Shape legend: C candidates, R width of a representation, T tasks.
 """
@@ -28,13 +29,16 @@ Floats = NDArray[np.float32]
 
 
 class Rung(IntEnum):
-    """See the module; those of the online store (:class:`hypercast.store.ladder.Rung`) are one further down here."""
+    """See the module; those of the online store (:class:`hypercast.store.ladder.Rung`, and after them
+    :data:`hypercast.serving.speculation.neighbours.NEAREST`) are one further down here.
+    """
 
     LIVE = 0
     FRESH = 1
     STALE = 2
     USER = 3
     ZEROS = 4
+    NEAREST = 5
 
 
 @dataclass(frozen=True, kw_only=True)

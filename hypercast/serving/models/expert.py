@@ -9,8 +9,10 @@
 Shape legend: C candidates, H heads, T tasks.
 """
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from experts.fusion import TeacherFeatures, Vectors
-from experts.model import TOWER_INPUT, ExpertModel
+from experts.model import TOWER_INPUT, ExpertModel, ExpertOutput
 from experts.teacher import PAST
 from foundation.hstu.delayed import DelayedHeads
 from foundation.hstu.vocabulary import BatchVocabulary
@@ -26,6 +28,9 @@ from hypercast import tensors
 from hypercast.errors import RegistryError
 from hypercast.serving.features.asked import Asked, AskedBatches
 from hypercast.serving.models.frozen import FrozenVocabulary
+from hypercast.serving.precision.compact import Precision, compact
+from hypercast.serving.precision.report import Report
+from hypercast.serving.precision.watching import Watching
 from streaming import config as configuration
 from streaming.inputs import Inputs
 from streaming.workspace import Workspace
@@ -43,7 +48,9 @@ class ExpertScorer:
 
     Attributes: ``folder``, ``surface``, ``as_of``; ``arm``, the name of the folder; ``representation``: of the
     teacher's vectors, what it reads (None: nothing), and ``widths``, of what it reads by name; ``reads_logits``:
-    whether it reads the teacher's logits too; ``tasks``: names, in the order of what it says.
+    whether it reads the teacher's logits too; ``tasks``: names, in the order of what it says; ``model``, in float32 and
+    evaluation mode; ``report``: what the compact model that answers has in other layers, None where the float32 model
+    answers.
 
     Raises:
         RegistryError: there is no whole export in the folder, or it was made for other widths or another data set.
@@ -86,6 +93,8 @@ class ExpertScorer:
         self._heads = DelayedHeads(workspace.plan)
         self.as_of = as_of
         self._curves = workspace.delay_curves(as_of)
+        self.report: Report | None = None
+        self._answers: Callable[..., ExpertOutput] = self.model
 
     @torch.inference_mode()
     def score(self, asked: Asked, teacher: TeacherFeatures | None = None) -> np.ndarray:
@@ -95,11 +104,49 @@ class ExpertScorer:
             asked: candidates of the expert's surface.
             teacher: what the foundation model says of them; None: nothing, as where the log has no row.
         """
-        batch = self._reader.batch(asked)
-        told = self.nothing(len(asked.item)) if teacher is None else teacher
-        logit_CH = self.model(batch, self._vocabulary(batch), told).logit_CT
+        logit_CH = self._answers(*self._call(asked, teacher)).logit_CT
         windows = self._workspace.asked(asked, now=self.as_of, curves=self._curves)
         return self._heads.probability(self.model.probability(logit_CH), windows).numpy()
+
+    @torch.inference_mode()
+    def rehearse(self, sample: Sequence[Asked], told: Sequence[TeacherFeatures | None]) -> Tensor:
+        """What the float32 model says of a sample: logits as trained, ``[C, H]``; ``told`` part by part."""
+        return torch.cat([self.model(*self._call(*part)).logit_CT for part in zip(sample, told, strict=True)])
+
+    def compacted(
+        self,
+        sample: Sequence[Asked],
+        told: Sequence[TeacherFeatures | None],
+        *,
+        reference: Tensor,
+        precision: Precision,
+        watching: Watching,
+    ) -> "ExpertScorer":
+        """The same expert by a compact model under a watch, for a thread of its own; this one stays as it is.
+
+        Args:
+            sample: requests that it has learned from, in batches of the size that is served.
+            told: what it reads of the foundation model that will serve it, part by part.
+            reference: what it is held against: :meth:`rehearse` with what the foundation model says in float32.
+            precision: bounds.
+            watching: how it is watched while it answers.
+
+        Raises:
+            DataError: the sample has no candidate.
+        """
+        calls = [self._call(*part) for part in zip(sample, told, strict=True)]
+        made = compact(self.model, precision, calls, reference=reference)
+        other = copy.copy(self)
+        if made.layers:
+            other.report = made.report
+            other._answers = watching.over(made, compact=made, reference=self.model)
+        return other
+
+    def _call(self, asked: Asked, teacher: TeacherFeatures | None) -> tuple[Any, ...]:
+        """Arguments of the model."""
+        batch = self._reader.batch(asked)
+        told = self.nothing(len(asked.item)) if teacher is None else teacher
+        return batch, self._vocabulary(batch), told
 
     def nothing(self, candidates: int) -> TeacherFeatures:
         """What is read where the teacher says nothing: zeros, with a mask of zeros."""

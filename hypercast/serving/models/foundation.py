@@ -1,25 +1,31 @@
 """A snapshot of the foundation model, scoring what is asked now.
 
 Vectors come out as the TAE log would give them back: rounded by the snapshot's codec, zeros where the snapshot is too
-old. What an expert reads live is what it would have read of the log.
+old. What an expert reads live is what it would have read of the log; of a compact model, within its bound.
 
 Shape legend: C candidates, R width of a representation, T tasks.
 """
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from experts.fusion import TeacherFeatures, Vectors
 from foundation.inference import CandidateScorer
-from foundation.model import FoundationModel, FoundationOutput
+from foundation.model import FoundationModel
 from foundation.publish import schema_hash
 from hypercast.codec import rows
 from hypercast.errors import RegistryError
 from hypercast.serving.features.asked import Asked, AskedBatches
 from hypercast.serving.models.frozen import FrozenVocabulary
+from hypercast.serving.precision.compact import Precision, compact
+from hypercast.serving.precision.report import Report
+from hypercast.serving.precision.watching import Watching
 from hypercast.snapshot import Snapshot
 from hypercast.store.status import Freshness, Status
 from streaming.batch import RequestBatch
@@ -61,6 +67,30 @@ class Scored:
         return TeacherFeatures(vectors=vectors, logit_CT=torch.from_numpy(self.logit_CT), present_C=present_C)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Said:
+    """What a model says of a batch: logits, and each representation that the snapshot publishes, before any codec."""
+
+    logit_CT: Tensor
+    vectors: Mapping[str, Tensor]
+
+    @staticmethod
+    @torch.inference_mode()
+    def by(
+        model: FoundationModel, batch: RequestBatch, *, settings: CandidateScorer.Config, names: Sequence[str]
+    ) -> "_Said":
+        """What ``model`` says, with the representations of these names."""
+        output = settings.build(model).score(batch)
+        found = {
+            "penultimate": output.penultimate_CR,
+            "sequence": output.sequence_CD,
+            "tower_input": output.tower_input_CI,
+        }
+        if "user" in names:
+            found["user"] = model.user(batch)[batch.owner_C]
+        return _Said(logit_CT=output.logit_CT, vectors={name: found[name] for name in names})
+
+
 class FoundationScorer:
     """One snapshot, loaded. For one thread at a time.
 
@@ -75,7 +105,8 @@ class FoundationScorer:
         ages: up to which age a snapshot's vectors are FRESH, and after which EXPIRED, as in the TAE log.
         scorer: how many candidates at a time.
 
-    Attributes: ``snapshot``; ``model``, in evaluation mode.
+    Attributes: ``snapshot``; ``model``, in float32 and evaluation mode; ``report``: what the compact model that answers
+    has in other layers, None where the float32 model answers.
 
     Raises:
         RegistryError: the snapshot was trained for other inputs, or says not what its model is.
@@ -104,16 +135,19 @@ class FoundationScorer:
         self.model.load_state_dict(snapshot.load())
         frozen = FrozenVocabulary(self.model.vocabulary, items=workspace.items, users=workspace.users)
         self.model.vocabulary = frozen  # type: ignore[assignment]
-        self._scorer = (scorer or CandidateScorer.Config()).build(self.model)
+        self._said = partial(_Said.by, settings=scorer or CandidateScorer.Config(), names=[*snapshot.dims])
         self._reader = AskedBatches(workspace=workspace, histories={"all": (None, config.history)})
         self._codec = rows.named(snapshot.dtype)
+        self.report: Report | None = None
+        self._says: Callable[[RequestBatch], _Said] = partial(self._said, self.model)
+        self._answers: Callable[[RequestBatch], _Said] = self._says
+        """The same, and a watch that looks on."""
 
     @torch.inference_mode()
     def score(self, asked: Asked) -> Scored:
         """Every candidate's vectors and logits, in the order of ``asked``."""
         pages, place = asked.pages()
-        batch = self._reader.batch(pages)
-        output = self._scorer.score(batch)
+        said = self._answers(self._reader.batch(pages))
         time = asked.time[asked.owner]
         answered = time >= self.snapshot.watermark
         age = np.where(answered, time - self.snapshot.watermark, 0)
@@ -121,28 +155,54 @@ class FoundationScorer:
         absent = np.flatnonzero(status > Status.STALE)
         vectors = {}
         for name in self.snapshot.dims:
-            vectors[name] = self._rounded(self._representation(name, batch, output)[place].numpy())
+            vectors[name] = self._rounded(said.vectors[name][place].numpy())
             vectors[name][absent] = 0
-        logit_CT = output.logit_CT[place].numpy()
+        logit_CT = said.logit_CT[place].numpy()
         logit_CT[absent] = 0
         return Scored(snapshot=self.snapshot.name, vectors=vectors, logit_CT=logit_CT, status=status, age=age)
+
+    @torch.inference_mode()
+    def rehearse(self, asked: Asked) -> TeacherFeatures:
+        """What experts would read of requests that the snapshot has learned from, for choosing kernels by.
+
+        It must answer none of them (law L3), so nothing that comes of it is served, kept or trained on.
+        """
+        pages, place = asked.pages()
+        said = self._says(self._reader.batch(pages))
+        present_C = torch.ones(len(asked.item))
+        rounded = {name: self._rounded(said.vectors[name][place].numpy()) for name in self.snapshot.dims}
+        vectors = {
+            name: Vectors(vector_CR=torch.from_numpy(vector), present_C=present_C) for name, vector in rounded.items()
+        }
+        return TeacherFeatures(vectors=vectors, logit_CT=said.logit_CT[place], present_C=present_C)
+
+    def compacted(self, sample: Sequence[Asked], *, precision: Precision, watching: Watching) -> "FoundationScorer":
+        """The same snapshot by a compact model under a watch, for a thread of its own; this one stays as it is.
+
+        Args:
+            sample: requests from before the watermark, in batches of the size that is served.
+            precision: bounds.
+            watching: how it is watched while it answers.
+
+        Raises:
+            DataError: the sample has no candidate.
+        """
+        calls = [(self._reader.batch(part.pages()[0]),) for part in sample]
+        made = compact(self.model, precision, calls, logits=lambda model, batch: self._said(model, batch).logit_CT)
+        other = copy.copy(self)
+        if made.layers:
+            other.report, other._says = made.report, partial(self._said, made.model)
+            other._answers = watching.over(made, compact=other._says, reference=self._says)
+        return other
 
     @torch.inference_mode()
     def logits(self, vector_CR: np.ndarray) -> np.ndarray:
         """What the main heads read of ``penultimate`` vectors float32 ``[C, R]``: logits, float32 ``[C, T]``.
 
-        Of vectors that a codec has rounded, those of the log differ by what the codec has lost.
+        In float32 always: it is little to compute. Of vectors that a codec has rounded, those of the log differ by what
+        the codec has lost.
         """
         return self.model.main_heads(torch.from_numpy(np.array(vector_CR, dtype=np.float32))).numpy()
-
-    def _representation(self, name: str, batch: RequestBatch, output: FoundationOutput) -> torch.Tensor:
-        if name == "user":
-            return self.model.user(batch)[batch.owner_C]
-        return {
-            "penultimate": output.penultimate_CR,
-            "sequence": output.sequence_CD,
-            "tower_input": output.tower_input_CI,
-        }[name]
 
     def _rounded(self, vector_CR: np.ndarray) -> np.ndarray:
         if self._codec.name == "float32" or not len(vector_CR):

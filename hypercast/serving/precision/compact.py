@@ -26,7 +26,7 @@ from hypercast.serving.precision.options import Timer
 from hypercast.serving.precision.probe import Probe
 from hypercast.serving.precision.report import LayerReport, Option, Report
 from hypercast.serving.precision.tables import CompactTable, Quantised
-from hypercast.serving.precision.twin import ModelT, keeps, with_layers
+from hypercast.serving.precision.twin import ModelT, keeps, twin, with_layers
 from streaming.config import Config
 from streaming.errors import DataError
 
@@ -42,7 +42,7 @@ class Precision(Config):
         kernels: that a linear layer may get instead of float32; those of no use on a machine are left out there.
         tables: that an embedding table may get.
         layer_error: bound on the root mean square of a linear layer's error, against that of its outputs.
-    table_error: the same of an embedding table's.
+        table_error: the same of an embedding table's.
         ne_cost_pct: bound on the expected relative change of NE by all choices together, in %.
         probe: what is watched of the sample; of every call, and inputs are kept.
         rounds: how often each kernel is timed.
@@ -95,6 +95,7 @@ def compact(
     sample: Sequence[tuple[Any, ...]],
     *,
     logits: Logits = logits_of,
+    reference: Tensor | None = None,
     timer: Timer | None = None,
 ) -> CompactModel[ModelT]:
     """Choose a kernel for every linear layer and table of ``model`` that the sample reaches.
@@ -105,6 +106,9 @@ def compact(
         sample: arguments of calls, of requests that were served *before* those that the compact model is for, in
             batches of the size that is served.
         logits: how a call is made; for a foundation model, what scores candidates over cached histories, for instance.
+        reference: logits ``[C, T]`` of the sample that the whole model is held against; None for what ``model`` says.
+            Others where the sample's inputs are inexact already, as vectors of a compact foundation model are: what
+            they have lost is then within the bound, too, or nothing is exchanged.
         timer: microseconds of each contestant; None measures.
 
     Raises:
@@ -113,11 +117,12 @@ def compact(
     """
     if model.training:
         raise RuntimeError("the model is in training mode, with dropout: call model.eval() before compacting it")
-    with Probe(config=config.probe, model=model) as probe:
-        reference = [logits(model, *arguments) for arguments in sample]
-    if not sum(map(len, reference)):
+    probed = twin(model)
+    with Probe(config=config.probe, model=probed) as probe:
+        own = [logits(probed, *arguments) for arguments in sample]
+    if not sum(map(len, own)):
         raise DataError("the sample has no candidate to choose kernels by. Give a few hundred of recent requests.")
-    dispatcher = _Dispatcher(model, config, sample, logits, torch.cat(reference))
+    dispatcher = _Dispatcher(model, config, sample, logits, torch.cat(own) if reference is None else reference)
     return dispatcher.decided(probe, timer or functools.partial(measuring.in_turn, rounds=config.rounds))
 
 

@@ -11,12 +11,10 @@ from hypercast.registry import Registry
 from hypercast.runtime.config import PlatformConfig
 from hypercast.runtime.stream import dataset_of
 from hypercast.serving.precision.compact import CompactModel, Precision, compact
+from hypercast.serving.precision.sample import recent_requests
 from hypercast.snapshot import Snapshot
 from streaming import config as configuration
 from streaming.batch import RequestBatch
-from streaming.errors import DataError
-from streaming.requests import Requests
-from streaming.workspace import Workspace
 
 BATCH = 16
 """Requests that are scored at once."""
@@ -61,15 +59,3 @@ def compact_snapshot(run: Path, *, config: Precision, name: str | None, requests
 def scored_logits(model: FoundationModel, batch: RequestBatch) -> torch.Tensor:
     """As candidates are scored in serving: over encoded histories."""
     return CandidateScorer.Config().build(model).score(batch).logit_CT
-
-
-def recent_requests(workspace: Workspace, *, before: int, most: int) -> Requests:
-    """The last ``most`` requests of the last window with any that ended by ``before`` (microseconds).
-
-    Raises:
-        DataError: there is none.
-    """
-    for window in reversed(workspace.dataset.windows):
-        if window.end <= before and len(requests := workspace.requests(window.index)):
-            return requests.slice(max(0, len(requests) - most), len(requests))
-    raise DataError(f"{workspace.dataset.path}: no request was made before {before}, by which kernels could be chosen")

@@ -1,6 +1,7 @@
 """A model beside a model: the same tensors under another tree of modules, so that layers can be exchanged in one."""
 
 import copy
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import TypeVar, cast
 
@@ -14,8 +15,11 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
 def twin(model: ModelT) -> ModelT:
-    """A copy of ``model`` whose modules are its own and whose tensors are the model's."""
+    """A copy of ``model`` whose modules and hooks are its own and whose tensors are the model's."""
     other = copy.copy(model)
+    for name, value in vars(model).items():
+        if isinstance(value, OrderedDict):  # hooks: the model may be answering others meanwhile
+            other.__dict__[name] = copy.copy(value)
     other._modules = {name: child and twin(child) for name, child in model._modules.items()}
     return other
 

@@ -9,7 +9,7 @@ Shape legend: C candidates, T tasks.
 import logging
 import math
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 import pydantic
@@ -19,6 +19,10 @@ from hypercast.serving.precision.cost import divergence
 from streaming.config import Config as BaseConfig
 
 AnswerT = TypeVar("AnswerT")
+Event = Literal["compact", "float32", "watched", "strayed"]
+"""A call was answered by the compact model; or by the other; was scored by both; and that showed that it strays."""
+Listener = Callable[[Event, float], None]
+"""Hears of every event, and the average cost in % of NE by then."""
 _logger = logging.getLogger(__name__)
 
 
@@ -57,12 +61,18 @@ class AccuracyWatch(Generic[AnswerT]):
         compact: Callable[..., AnswerT],
         reference: Callable[..., AnswerT],
         logits: Callable[[AnswerT], Tensor] = logits_of,
+        name: str = "the compact model",
+        listener: Listener = lambda event, cost: None,
     ) -> None:
-        """``compact`` and ``reference`` take the same arguments; ``logits`` reads what they answer."""
+        """``compact`` and ``reference`` take the same arguments; ``logits`` reads what they answer; ``name``, to be
+        warned of by.
+        """
         self.config = config
         self.compact = compact
         self.reference = reference
         self.logits = logits
+        self.name = name
+        self._listener = listener
         self.strayed = False
         """Whether the bound was broken; from then on ``reference`` answers, until :meth:`reset`."""
         self._random = np.random.default_rng([config.seed, 0xACC])
@@ -74,8 +84,10 @@ class AccuracyWatch(Generic[AnswerT]):
         self._requests += 1
         if self.strayed:
             self._fallbacks += 1
+            self._listener("float32", self.ne_cost_pct)
             return self.reference(*arguments)
         answer = self.compact(*arguments)
+        self._listener("compact", self.ne_cost_pct)
         if self._random.random() < self.config.share:
             self._compare(self.logits(self.reference(*arguments)), self.logits(answer))
         return answer
@@ -111,14 +123,17 @@ class AccuracyWatch(Generic[AnswerT]):
         fade = 0.5 ** (len(reference_CT) / self.config.half_life)
         self._extra = self._extra * fade + found.extra
         self._loss = self._loss * fade + found.loss
+        self._listener("watched", self.ne_cost_pct)
         # Not "greater than": a model that answers nan has strayed, too.
         within = math.isfinite(self.ne_cost_pct) and self.ne_cost_pct <= self.config.ne_cost_pct
         if self._candidates >= self.config.least and not within:
             self.strayed = True
             self._alarms += 1
+            self._listener("strayed", self.ne_cost_pct)
             _logger.warning(
-                "the compact model costs %.4f %% of NE over the last %d watched candidates, more than the bound of "
+                "%s costs %.4f %% of NE over the last %d watched candidates, more than the bound of "
                 "%.4f %%; float32 answers from here on",
+                self.name,
                 self.ne_cost_pct,
                 self._candidates,
                 self.config.ne_cost_pct,

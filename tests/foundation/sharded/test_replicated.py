@@ -67,6 +67,21 @@ def test_the_bits_do_not_depend_on_the_kind(alone: Group, sharding: dict[str, ob
         assert all(torch.equal(ours[name], theirs[name]) and ours[name].any() for name in TABLES)
 
 
+def test_a_batch_without_rows_changes_nothing(alone: Group) -> None:
+    sharding = Sharding(workers=1)
+    tables = ReplicatedTables(TABLES, width=WIDTH, learning_rate=RATE, sharding=sharding, group=alone)
+    none = KeyedJaggedTensor(
+        keys=list(TABLES),
+        values=torch.zeros(0, dtype=torch.int64),
+        lengths=torch.zeros(len(TABLES), dtype=torch.int32),
+        stride=1,
+    )
+    sent = tables.send(none)
+    assert [each.shape for each in tables.look_up(sent).values()] == [(0, WIDTH)] * len(TABLES)
+    tables.learn(sent)
+    assert not any(tensor.any() for pair in tables.memory().values() for tensor in pair)
+
+
 @pytest.mark.parametrize("vectors", ["float32", "float16"])
 def test_updates_are_row_wise_adagrad(alone: Group, vectors: str) -> None:
     sharding = Sharding(workers=1, vectors=vectors)  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from hypercast.errors import StoreError
+from hypercast.registry import Registry
 from hypercast.serving.deploy import FOLDER, JOURNAL
 from hypercast.serving.features.question import Question
 from hypercast.serving.models.foundation import FoundationScorer, Scored
@@ -265,7 +266,7 @@ def test_two_processes_see_each_others_engagements(played: Played, tmp_path: Pat
 
 def swap_under_load(world: World, *, swaps: int) -> None:
     """Let the channel name one snapshot, then the other, while questions are asked: none fails, none is mixed."""
-    registry = world.service.swap._loader.registry  # type: ignore[attr-defined]
+    registry = Registry(world.config.run / "registry")
     names = [snapshot.name for snapshot in registry.list("FM")][-2:]
     question = world.question(at=1)
 

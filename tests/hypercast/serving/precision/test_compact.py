@@ -11,6 +11,7 @@ from hypercast.serving.precision.compact import CompactModel, Precision, compact
 from hypercast.serving.precision.cost import divergence
 from hypercast.serving.precision.kernels import BFloat16, Float32, Int8
 from hypercast.serving.precision.tables import CompactTable
+from hypercast.serving.precision.twin import twin
 from streaming.batch import RequestBatch
 from streaming.errors import DataError
 from tests.hypercast.serving.precision.world import World, never_float32
@@ -115,6 +116,32 @@ def test_a_float32_layer_takes_what_a_bfloat16_one_keeps(world: World) -> None:
     assert by_name["stack.layers.0.project"].keep
     assert not by_name["tower.3"].keep
     assert made(*world.sample[0]).logit_CT.dtype == torch.float32
+
+
+def test_what_its_inputs_have_lost_counts_against_the_bound(world: World) -> None:
+    """Held against what something else says: with that far away, nothing may be lost on top."""
+    exact = said(world.model, world)
+    near = compact(world.model, Precision(), world.sample, reference=exact, timer=never_float32)
+    alone = compact(world.model, Precision(), world.sample, timer=never_float32)
+    assert {each.name: each.kernel for each in near.report.layers} == {
+        each.name: each.kernel for each in alone.report.layers
+    }
+    far = compact(world.model, Precision(), world.sample, reference=exact + 0.5, timer=never_float32)
+    assert far.layers == {}
+    assert far.report.ne_cost_pct == pytest.approx(divergence(exact + 0.5, exact).ne_cost_pct, rel=1e-6)
+
+
+def test_a_model_that_is_probed_answers_others_unseen(world: World) -> None:
+    """Its twin has hooks of its own."""
+    other = twin(world.model)
+    seen: list[str] = []
+    other.dense.register_forward_hook(lambda *call: seen.append("twin"))
+    world.model.dense.register_forward_hook(lambda *call: seen.append("model")).remove()
+    with torch.no_grad():
+        world.model(*world.sample[0])
+        assert seen == []
+        other(*world.sample[0])
+    assert seen == ["twin"]
 
 
 def test_a_layer_beyond_its_bound_stays_as_it_is(world: World) -> None:

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import pytest
 import typer
 from typer.testing import CliRunner
 
@@ -13,25 +12,13 @@ from hypercast.registry import Registry
 from hypercast.runtime.config import PlatformConfig
 from hypercast.serving.precision import state
 from hypercast.serving.precision.compact import Precision
-from hypercast.serving.precision.snapshots import compact_snapshot, recent_requests, scored_logits
+from hypercast.serving.precision.snapshots import compact_snapshot, scored_logits
 from streaming import config as configuration
-from streaming.errors import ConfigError, DataError
+from streaming.errors import ConfigError
 from streaming.workspace import Workspace
 
 APP = typer.Typer()
 APP.command()(precision)
-
-
-def test_requests_are_the_last_before_the_watermark(workspace: Workspace) -> None:
-    """Law L5: a choice that serves from a moment on knows nothing of what comes after it."""
-    windows = workspace.dataset.windows
-    for watermark in (windows[2].end, windows[3].end - 1):
-        found = recent_requests(workspace, before=watermark, most=7)
-        assert len(found) == 7
-        assert found.time.max() < windows[2].end
-        assert (found.time == workspace.requests(windows[2].index).time[-7:]).all()
-    with pytest.raises(DataError, match="no request"):
-        recent_requests(workspace, before=windows[0].end - 1, most=7)
 
 
 def test_the_newest_snapshot_is_compacted_as_it_scores(tiny_run: Path) -> None:

@@ -59,6 +59,20 @@ def test_one_that_strays_is_replaced_once_enough_was_seen_and_it_is_said(caplog:
     assert watched.counters()["fallbacks"] == 3
 
 
+def test_what_happens_is_heard_as_it_happens() -> None:
+    heard: list[tuple[str, bool]] = []
+    watched = AccuracyWatch(
+        config=AccuracyWatch.Config(share=1.0, least=150),
+        compact=answer(0.5),
+        reference=answer(0.0),
+        listener=lambda event, cost: heard.append((event, cost > 0.05)),
+    )
+    for _ in range(3):
+        watched()
+    expected = [("compact", False), ("watched", True), ("compact", True), ("watched", True), ("strayed", True)]
+    assert heard == [*expected, ("float32", True)]
+
+
 def test_nothing_watched_is_nothing_found() -> None:
     watched = watch(5.0, share=0.0)
     for _ in range(50):
