@@ -34,7 +34,7 @@ from streaming.labels.plan import LabelPlan
 from streaming.labels.policy import FakeNegative
 from streaming.workspace import Workspace
 from transfer.distill import AuxiliaryHead, KnowledgeDistillation, StudentAdapter
-from transfer.gain import BLENDED, PAIRS
+from transfer.gain import BLENDED, FM_HEAD, PAIRS
 
 DEFAULT_EMBEDDING = 64
 
@@ -140,7 +140,7 @@ def test_an_arm_with_nothing_from_the_teacher_predicts_as_control(workspace: Wor
 
 def test_every_name_is_a_mode_and_every_mode_a_name() -> None:
     assert {*MODES, CONTROL_MATCHED} == set(get_args(ArmName))
-    beside = {BLENDED}  # predicted beside a run, by no network
+    beside = {BLENDED, FM_HEAD}  # predicted beside a run, by no expert
     assert set(get_args(ArmName)) - {CONTROL, CONTROL_MATCHED} == {arm for arm, _ in PAIRS} - beside
 
 
