@@ -6,7 +6,8 @@
     WORK/staleness_4/              the same with experts whose teacher is four windows behind
 
 Foundation models that differ in how they publish only are trained once: a variant begins with a copy of the base's
-snapshots and checkpoints, and with its log, or one that is published again.
+snapshots and checkpoints, and with its log, or one that is published again. Of a variant that has run to its end only
+what it predicted stays: snapshots, log and checkpoints of all would fill a disk.
 """
 
 import logging
@@ -19,12 +20,13 @@ from typing import Any
 from benchmarks import study_teacher
 from hypercast.registry import Registry
 from hypercast.runtime.config import PlatformConfig
-from hypercast.runtime.platform import Platform
+from hypercast.runtime.platform import FLOPS_FILE, Platform
 from streaming.files import write_directory
 
 BASE = "base"
 TRAINED = ("checkpoints/foundation", "probe")
 PUBLISHED = ("registry", "tae_log")
+NEEDED_ONCE = (*PUBLISHED, "checkpoints", "experts")
 _logger = logging.getLogger(__name__)
 
 
@@ -54,12 +56,21 @@ def changed(config: PlatformConfig, changes: Mapping[str, Any]) -> PlatformConfi
 
 
 def finished(base: PlatformConfig, name: str, variant: Variant, *, work: Path) -> Path:
-    """The folder of the run of ``base`` as ``variant`` says, after it has run to its end; a second call only looks."""
+    """The folder of the run of ``base`` as ``variant`` says, after it has run to its end; a second call only looks.
+
+    Raises:
+        ConfigError: the folder holds another variant's run.
+    """
     config = changed(base, {**variant.changes, "run": str(work / name), "name": f"{base.name}-{name}"})
     if name != BASE and not config.run.exists() and _trained_alike(base, config):
         write_directory(config.run, lambda partial: _begin(work / BASE, partial, base, config, variant))
     _logger.info("%s: %s", name, variant)
-    Platform(config).run(lambda message, share: _logger.info("%s, %s (%.0f %%)", name, message, 100 * share))
+    platform = Platform(config)
+    if not (config.run / FLOPS_FILE).exists():
+        platform.run(lambda message, share: _logger.info("%s, %s (%.0f %%)", name, message, 100 * share))
+    if name != BASE:
+        for folder in NEEDED_ONCE:
+            shutil.rmtree(config.run / folder, ignore_errors=True)
     return config.run
 
 

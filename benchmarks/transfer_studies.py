@@ -54,7 +54,7 @@ CODEC = {f"codec_{codec}": Variant(changes={"foundation.publisher.dtype": codec}
 WIDTH = {f"width_{width}": Variant(changes={"foundation.model.representation": width}) for width in (16, 32, 128)}
 SIZE = {
     f"size_{width}": Variant(changes={"foundation.model.width": width, "foundation.model.tower": 4 * width})
-    for width in (24, 40, 96)
+    for width in (16, 24, 40, 96)
 }
 BACKBONE = {
     kind: Variant(changes={"expert.model.backbone": {"kind": kind}, "expert.arms": [CONTROL, ARM]})
