@@ -3,7 +3,8 @@
 ``--data`` is the data set, ``--work`` the folder of the runs: one platform run a variant of
 ``configs/platform/complete_journey.yaml``, resumed where it was stopped. Figures are pooled over surfaces, windows
 40-53, users to develop on; the expert is ``tae_aux_head_adapter``, which adds no logit of the teacher's. A variant's
-control is the base's, which reads nothing of the teacher; backbones have their own.
+control is the base's, which reads nothing of the teacher; backbones have their own. ``hypercast transfer report
+--html PAGE --studies FILE`` draws the figures.
 
 =================================== ===================================================================================
 VARIANT.gain_pct, _lo, _hi          fall of NE against the control, in %
@@ -11,8 +12,8 @@ VARIANT.ne, VARIANT.fm_ne           of expert and teacher
 VARIANT.fm_flops_per_candidate
 staleness_N                         teacher N windows behind (``base``: not at all)
 coverage_N                          only N % of the examples have a row in the log
-codec_C                             vectors in the log in codec C (``base``: float16)
-width_N                             embedding of N numbers
+codec_C                             vectors in the log in codec C (``base.codec``)
+width_N                             embedding of N numbers (``base.width``)
 dcn, dhen, gesr                     backbones; the base has an MLP
 size_N                              foundation models of width N, by which compute changes
 tr_N_M, _lo, _hi                    transfer ratio between sizes, the smaller of a quarter of the compute or more
@@ -98,7 +99,8 @@ def studies(base: PlatformConfig, variants: Mapping[str, Variant], *, work: Path
         sums[name] = _with_control(name, gain.pooled(by_surface), sums.get(BASE))
         flops[name] = json.loads((run / FLOPS_FILE).read_text(encoding="utf-8"))[FOUNDATION]
     sizes = sorted([BASE, *(name for name in variants if name in SIZE)], key=lambda name: flops[name])
-    values: Values = {"seeds": len(base.seeds)}
+    model, how = base.foundation.model, base.publisher()
+    values: Values = {"seeds": len(base.seeds), "base.width": model.representation, "base.codec": how.dtype}
     for name, each in sums.items():
         values |= _figures(name, each) | {f"{name}.fm_flops_per_candidate": flops[name]}
     if (floor := gain.noise_floor(sums[BASE])) is not None:

@@ -1,5 +1,7 @@
 """Figures of a run: gain over windows per surface, normalised entropy over windows per arm, a ladder of the arms.
 
+And of studies: gain against what the teacher or its log is made to be, expert against the teacher's compute.
+
 Small multiples, one panel per surface and one pooled. Colours are Okabe and Ito's (2008), told apart by the
 colour-blind and, by line style, without colour. Figures are drawn without pyplot, so that nothing global is touched.
 """
@@ -22,6 +24,7 @@ from streaming import files
 from transfer.curve import Curves
 from transfer.gain import CONTROL, CONTROL_MATCHED, FM_HEAD, LOGIT_RESIDUAL, POOLED, TAE, TREATED, Gain
 from transfer.report import Row
+from transfer.studies import AXES, Studies
 
 _STYLE = {
     CONTROL: ("#000000", "-", "control"),
@@ -109,6 +112,52 @@ def drift_over_windows(drift: Mapping[str, Mapping[int, float]]) -> Figure:
     return figure
 
 
+def gain_over_axes(studies: Studies) -> Figure:
+    """Gain over the control against staleness, coverage, width and codec, a panel each, with 95 % intervals."""
+    figure, panels = _panels(list(studies.axes), alike=False)
+    floor = studies.noise_floor_pct
+    for axis, axes in panels.items():
+        places = studies.axes[axis]
+        at = range(len(places))
+        gain, low, high = (np.array(each) for each in zip(*((p.gain_pct, p.lo, p.hi) for p in places), strict=True))
+        axes.axhline(0.0, color="black", linestyle="--", lw=0.9, zorder=1)
+        if floor is not None:
+            axes.axhspan(-floor, floor, color="#999999", alpha=0.35, lw=0, label=_FLOOR_LABEL)
+        axes.vlines(at, low, high, color="#0072B2", lw=2, label="95 % interval")
+        axes.plot(at, gain, color="#0072B2", marker="o", ms=5, lw=1, label="gain")
+        axes.set_xticks(at, [place.at for place in places])
+    _finish(figure, panels, "Gain over the control in %, by what the teacher and its log are", "gain, %", across="")
+    for axis, axes in panels.items():
+        axes.set_xlabel(AXES[axis], fontsize=9)
+    return figure
+
+
+def entropy_over_compute(studies: Studies) -> Figure:
+    """Normalised entropy of teachers and of their experts against the teachers' compute; both axes are logarithmic."""
+    figure, panels = _panels(["compute"])
+    axes = panels["compute"]
+    axes.set_title("")
+    flops = np.array([teacher.flops for teacher in studies.teachers])
+    expert = np.array([teacher.expert_ne for teacher in studies.teachers])
+    axes.plot(
+        flops, [teacher.fm_ne for teacher in studies.teachers], color="#009E73", marker="s", label="FM's own head"
+    )
+    axes.plot(flops, expert, color="#0072B2", marker="o", linestyle="none", label="expert")
+    if studies.exponent is not None:
+        level = np.exp(np.mean(np.log(expert) - studies.exponent * np.log(flops)))
+        fitted = f"fit: NE ~ compute^{studies.exponent:.4f}, R² {studies.r2:.2f}"
+        axes.plot(flops, level * flops**studies.exponent, color="#0072B2", linestyle=":", label=fitted)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.minorticks_off()
+    levels = np.linspace(*axes.get_ylim(), 5)
+    _finish(figure, panels, "Expert against the teacher's compute", "NE", across="")
+    axes.set_xticks(flops, [f"{one / 1e6:.1f}" for one in flops])
+    axes.set_yticks(levels, [f"{one:.4f}" for one in levels])
+    axes.set_xlabel("teacher's MFLOP for a candidate", fontsize=9)
+    return figure
+
+
 def to_svg(figure: Figure) -> str:
     """The figure as an ``<svg>`` element to stand in a page: the same bytes for the same figure.
 
@@ -159,13 +208,13 @@ def _with_gaps(points: Mapping[int, tuple[float, ...]]) -> tuple[np.ndarray, np.
     return at, np.array([points.get(int(window), missing) for window in at], dtype=np.float64).T
 
 
-def _panels(names: Sequence[str]) -> tuple[Figure, dict[str, Axes]]:
+def _panels(names: Sequence[str], *, alike: bool = True) -> tuple[Figure, dict[str, Axes]]:
     rows = max(1, math.ceil(len(names) / _COLUMNS))
     figure = Figure(figsize=(3.8 * min(_COLUMNS, max(1, len(names))), 2.5 * rows + 1.1), layout="constrained")
     FigureCanvasAgg(figure)
     panels: dict[str, Axes] = {}
     for place, name in enumerate(names):
-        first = next(iter(panels.values()), None)
+        first = next(iter(panels.values()), None) if alike else None
         axes = figure.add_subplot(rows, min(_COLUMNS, len(names)), place + 1, sharex=first)
         # A name from data is shown as it is: '$' is no formula.
         weight = "bold" if name == POOLED else "normal"
@@ -181,7 +230,8 @@ def _finish(figure: Figure, panels: Mapping[str, Axes], title: str, quantity: st
         axes.grid(visible=True, color="#808080", alpha=0.25, lw=0.6)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=across == "window", nbins=7))
+        if across:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=across == "window", nbins=7))
         axes.tick_params(labelsize=8)
         if place % _COLUMNS == 0:
             axes.set_ylabel(quantity, fontsize=9)

@@ -73,10 +73,25 @@ class Monitor:
             """
             return Monitor(config=self, run=run, platform=platform)
 
+        def log_page(self, path: Path, *, run: Path) -> bool:
+            """Keep a page as the artifact ``report/`` of the platform's run, whether or not it goes on meanwhile.
+
+            Returns:
+                False where nothing of the run folder was ever logged.
+
+            Raises:
+                ConfigError: the store cannot be opened.
+            """
+            known = _State.read(run / "mlflow.json").runs.get(PLATFORM)
+            if known is None:
+                return False
+            _connect(_tracking_uri(self, run)).log_artifact(known.run_id, str(path), "report")
+            return True
+
     def __init__(self, *, config: "Monitor.Config", run: Path, platform: str) -> None:
         run = run.resolve()
         run.mkdir(parents=True, exist_ok=True)
-        self.tracking_uri = config.tracking or f"sqlite:///{run / 'mlflow.db'}"
+        self.tracking_uri = _tracking_uri(config, run)
         self._state_path = run / "mlflow.json"
         self._state = _State.read(self._state_path)
         if self._state.tracking not in (None, config.tracking or "run folder"):
@@ -305,6 +320,10 @@ class _State:
             raise ConfigError(
                 f"{path}: not readable as the monitor's state ({error}). Move the file away to log to new MLflow runs."
             ) from None
+
+
+def _tracking_uri(config: Monitor.Config, run: Path) -> str:
+    return config.tracking or f"sqlite:///{run.resolve() / 'mlflow.db'}"
 
 
 def _connect(uri: str) -> "MlflowClient":

@@ -1,5 +1,7 @@
 """The report as one HTML page that needs nothing else: gains, ladder of arms, windows, calibration, parity, health.
 
+Studies of what the gains depend on join it, where there are any.
+
 Legible without scripts, on a light ground and on a dark one. Names from data are text and nothing else.
 """
 
@@ -28,17 +30,21 @@ from transfer.page_parts import (
 )
 from transfer.parity import BLOCK, Parity
 from transfer.report import Report, Row, SpanTable
+from transfer.studies import AXES, Studies
 
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """Everything that the page shows: ``title``, ``report``, ``curves`` by window, ``parities``, ``health``."""
+    """Everything that the page shows: ``title``, ``report``, ``curves`` by window, ``parities``, ``health``, and
+    ``studies`` if there are any.
+    """
 
     title: str
     report: Report
     curves: Curves
     parities: Sequence[Parity]
     health: Health
+    studies: Studies | None = None
 
     def to_html(self) -> str:
         """The page."""
@@ -54,6 +60,8 @@ class Page:
             parts += [self._ladder(), self._windows(), _calibration(self.report.spans[-1].rows)]
         if self.parities:
             parts.append(_parity(self.parities))
+        if self.studies is not None:
+            parts.append(_studies(self.studies))
         parts += [_coverage(self.health), self._drift(), paragraph(LEGEND, dim=True)]
         return document(self.title, *(part for part in parts if part))
 
@@ -98,6 +106,7 @@ def build(
     title: str,
     surfaces: Sequence[str],
     curves: Curves | None = None,
+    studies: Studies | None = None,
     replicates: int = 500,
 ) -> Page:
     """The page of a run folder.
@@ -108,6 +117,7 @@ def build(
         title: of the page.
         surfaces: order of the rows.
         curves: of the run, if they are at hand; None reads them.
+        studies: to be shown with it.
         replicates: bootstrap draws per window.
 
     Raises:
@@ -126,6 +136,7 @@ def build(
         curves=curve.curves(run, **place) if curves is None else curves,
         parities=parity.parities(run, **place),
         health=health.read(run, surfaces=surfaces),
+        studies=studies,
     )
 
 
@@ -198,6 +209,44 @@ def _parity(parities: Sequence[Parity]) -> str:
     )
     columns = ["windows to parity", "windows judged", "gain in the last block, %"]
     return section("Time to parity", paragraph(told), table("surface", columns, lines))
+
+
+def _studies(found: Studies) -> str:
+    """Both figures, and their numbers."""
+    parts = []
+    if found.axes:
+        lines = [
+            Line(
+                name=f"{axis}: {place.at}",
+                cells=[
+                    Cell(
+                        text=percent(place.gain_pct),
+                        small=[f"[{percent(place.lo)}, {percent(place.hi)}]", f"floor {floor(found.noise_floor_pct)}"],
+                    )
+                ],
+            )
+            for axis, places in found.axes.items()
+            for place in places
+        ]
+        told = "; ".join(f"{axis}: {AXES[axis]}" for axis in found.axes)
+        parts += [
+            figure(figures.to_svg(figures.gain_over_axes(found)), caption="Gain over the control, by study"),
+            details("The same in numbers", paragraph(told), table("run", ["gain over control, %"], lines)),
+        ]
+    if found.teachers:
+        columns = ["NE of the FM's own head", "NE of the expert"]
+        lines = [
+            Line(
+                name=f"{teacher.flops / 1e6:.2f} MFLOP",
+                cells=[Cell(text=number(teacher.fm_ne)), Cell(text=number(teacher.expert_ne))],
+            )
+            for teacher in found.teachers
+        ]
+        parts += [
+            figure(figures.to_svg(figures.entropy_over_compute(found)), caption="Expert against the teacher's compute"),
+            details("The same in numbers", table("teacher's compute for a candidate", columns, lines)),
+        ]
+    return section("What the gain depends on", *parts)
 
 
 def _coverage(noted: Health) -> str:

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from hypercast.cli.output import DEMO, Json, RunFolder, emit_report, progress
 from streaming import config as configuration
+from streaming.errors import ConfigError
 
 transfer = typer.Typer(no_args_is_help=True, help="What the foundation model is worth to each surface.")
 
@@ -17,10 +18,17 @@ transfer = typer.Typer(no_args_is_help=True, help="What the foundation model is 
 def transfer_report(
     run: RunFolder = DEMO,
     untouched: Annotated[bool, typer.Option(help="Of the fifth of the users that development never saw.")] = False,
-    html: Annotated[Path | None, typer.Option(help="Also write a page with figures, to be opened anywhere.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Also write a page with figures, to be opened anywhere, and log it in MLflow.")
+    ] = None,
+    studies: Annotated[
+        Path | None, typer.Option(help="Figures of `python -m benchmarks transfer_studies`, to be drawn on the page.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Gains by surface, with intervals, of what a run has predicted so far."""
+    if studies is not None and html is None:
+        raise ConfigError("--studies are drawn on the page: give --html FILE too, for example --html report.html")
     from hypercast.runtime.config import PlatformConfig
     from hypercast.runtime.platform import Platform
 
@@ -29,8 +37,12 @@ def transfer_report(
     report = platform.report(untouched=untouched)
     if html is not None:
         from transfer import page
+        from transfer.studies import read
 
-        page.write(page.build(run, report, title=config.name, surfaces=platform.dataset.config.surfaces), html)
+        drawn = read(studies) if studies is not None else None
+        surfaces = platform.dataset.config.surfaces
+        made = page.build(run, report, title=config.name, surfaces=surfaces, studies=drawn)
+        config.monitor.log_page(page.write(made, html), run=run)
     emit_report(report, json)
     if html is not None and not json:
         Console().print(f"The page: {html}", soft_wrap=True)
