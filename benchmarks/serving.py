@@ -18,12 +18,14 @@ import subprocess
 import sys
 import tempfile
 import threading
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 from rich.table import Table
 
@@ -167,12 +169,22 @@ def swapping(world: World) -> Values:
         seen = server.load(SWAP_RATE, seconds + 3, last=20)
         ended.set()
         mover.join()
+        done = counted(server.port, "hypercast_swaps_total", outcome="swapped")
     return {
+        "swaps_done": round(done),
         "swap_failures": seen["errors"] + seen["mixed"],
         "swap_requests": seen["requests"],
         "swap_versions": seen["versions"],
         "swap_p99_ms": seen["p99"],
     }
+
+
+def counted(port: int, name: str, **labels: str) -> float:
+    """What the service on that port has counted; 0 where it has not yet."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
+        families = text_string_to_metric_families(response.read().decode())
+    samples = (sample for family in families for sample in family.samples)
+    return sum(sample.value for sample in samples if sample.name == name and sample.labels == labels)
 
 
 def fill(world: World) -> None:

@@ -26,6 +26,7 @@ covered_gain_B, _lo, _hi            the same as ``gain_zeros_B`` and
 covered_live_B, _lo, _hi            ``gain_live``, on those candidates alone whose own vector was there
 noise_floor_pct                     gain between two seeds of ``control``
 SURFACE.gain_B, SURFACE.gain_live   on each surface of which experts were trained
+online_…                            what stands in for a vector in the online store: :mod:`benchmarks.solaris_misses`
 =================================== ===================================================================================
 """
 
@@ -34,6 +35,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import solaris_experts as experts
+from benchmarks import solaris_misses as misses
 from benchmarks import solaris_rounds as rounds
 from benchmarks.options import Options, Values
 from benchmarks.solaris_rounds import SHARES, variant
@@ -90,6 +92,8 @@ def figures(
     counted = {window.index: each.run(window) for window in job.workspace.dataset.windows}
     values: Values = {"encoding_cost": round(encoding, 1)}
     values |= _shares([counts for index, counts in counted.items() if index in report], job.workspace.inputs.surfaces)
+    late_windows = range(report.first, report.last + 1)
+    values |= misses.figures(job.workspace, job.publisher.log, job.publisher.registry, windows=late_windows)
     experts.train(job, config, work=work, surfaces=surfaces)
     chosen = experts.read(job, work=work, surfaces=surfaces, span=choose)
     late = experts.read(job, work=work, surfaces=surfaces, span=report)

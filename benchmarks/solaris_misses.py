@@ -10,10 +10,11 @@ is known from the log. Figures are of those among them that a neighbour lends a 
 online_missed                      candidates asked for that had been hidden
 online_near                        share of them that a neighbour lends a vector; all these have an aggregate too
 online_mean                        share of them whose user has an aggregate
+online_true_ne                     NE of the logit that the snapshot's main head reads off the vectors that were missed
 online_POLICY_cosine, _lo, _hi     mean cosine to the vector that was missed; POLICY: ``nearest``, ``user``
 online_POLICY_mse, _lo, _hi        mean squared error of its numbers; also of ``zeros``
-online_POLICY_logit_mse, _lo, _hi  mean squared error of the logit that the snapshot's main head reads off it
-online_POLICY_ne_pct, _lo, _hi     by how much % its NE exceeds that of the logit read off the vector that was missed
+online_POLICY_logit_mse, _lo, _hi  mean squared error of the logit that the head reads off it, from that one
+online_POLICY_ne_pct, _lo, _hi     by how much % its NE exceeds ``online_true_ne``
 online_over_user_FIGURE, _lo, _hi  of ``nearest`` less that of ``user``; for each figure
 ================================== ====================================================================================
 
@@ -23,6 +24,7 @@ Shape legend: C candidates of a window, M of them missed, R width of vectors, U 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +40,7 @@ from hypercast.store.tae_log import TaeLog
 from streaming.requests import Requests, Supervision
 from streaming.workspace import Workspace
 from transfer.gain import draw_users
-from transfer.metric.normalised_entropy import log_loss
+from transfer.metric.normalised_entropy import from_sums, log_loss
 from transfer.sums import is_untouched
 
 HIDDEN = 0.3
@@ -47,6 +49,8 @@ REQUESTS = 300
 """Requests asked again in a window at most."""
 REPLICATES = 1000
 VECTOR = "penultimate"
+MISSES: tuple[Literal["nearest", "user"], ...] = ("nearest", "user")
+POLICIES = (*MISSES, "zeros")
 Floats = NDArray[np.float32]
 Columns = dict[str, np.ndarray]
 
@@ -148,15 +152,12 @@ class _Replay:
         )
 
 
-MISSES = ("nearest", "user")
-POLICIES = (*MISSES, "zeros")
-
-
 def _compared(vectors: Mapping[str, Floats], label_M: np.ndarray, *, weight_R: Floats, bias: Floats) -> Columns:
     """What is told of each missed candidate, by figure, float64 ``[M]``."""
     true_MR = vectors["true"].astype(np.float64)
     logit_M = true_MR @ weight_R + bias
-    told: Columns = {"rows": np.ones(len(true_MR)), "true_loss": log_loss(_chance(logit_M), label_M)}
+    told: Columns = {"rows": np.ones(len(true_MR)), "positives": label_M.astype(np.float64)}
+    told["true_loss"] = log_loss(_chance(logit_M), label_M)
     for policy in POLICIES:
         vector_MR = vectors[policy].astype(np.float64)
         said_M = vector_MR @ weight_R + bias
@@ -185,10 +186,12 @@ def _told(columns: Columns) -> Values:
             else:
                 found[f"{policy}_{figure}"] = total[f"{policy}_{figure}"] / total["rows"]
         found[f"over_user_{figure}"] = found[f"nearest_{figure}"] - found[f"user_{figure}"]
-    values: Values = {}
+    loss, positives, rows = (float(total[name][0]) for name in ("true_loss", "positives", "rows"))
+    values: Values = {"online_true_ne": from_sums(loss=loss, positives=positives, rows=rows)}
     for name, value_B in found.items():
         low, high = np.quantile(value_B[1:], [0.025, 0.975])
-        values |= {f"online_{name}": float(value_B[0]), f"online_{name}_lo": float(low), f"online_{name}_hi": float(high)}
+        ends = {"": value_B[0], "_lo": low, "_hi": high}
+        values |= {f"online_{name}{end}": float(value) for end, value in ends.items()}
     return values
 
 

@@ -60,14 +60,15 @@ def wait(child: int, seconds: float | None) -> bool:
 
 def main(file: Path, runs: Path, wanted: int, seed: int) -> dict[str, object]:
     config, delays = configuration.load(file, PlatformConfig), random.Random(seed)
-    prepared, kills, patience = config.run, 0, 0.0
+    prepared, kills, patience, finished = config.run, 0, 0.0, True
     folders: list[Path] = []
-    while kills < wanted or not folders or not (folders[-1] / "report.md").exists():
-        if not folders or (folders[-1] / "report.md").exists():
+    while kills < wanted or not finished:
+        if finished:
             folders.append(Path(shutil.copytree(prepared, runs / str(len(folders)))))
         begun = time.monotonic()
         limit = delays.uniform(0.0, patience) if patience and kills < wanted else None
-        if wait(fork(config.model_copy(update={"run": folders[-1]})), limit):
+        finished = wait(fork(config.model_copy(update={"run": folders[-1]})), limit)
+        if finished:
             patience = patience or 0.6 * (time.monotonic() - begun)  # of the first, which nobody kills
         else:
             kills += 1

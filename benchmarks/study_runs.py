@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import study_teacher
+from hypercast.cli.main import shipped_config
 from hypercast.registry import Registry
 from hypercast.runtime.config import PlatformConfig
 from hypercast.runtime.platform import FLOPS_FILE, Platform
+from streaming import config as configuration
 from streaming.files import write_directory
 
 BASE = "base"
@@ -55,6 +57,25 @@ def changed(config: PlatformConfig, changes: Mapping[str, Any]) -> PlatformConfi
     return PlatformConfig.model_validate(values)
 
 
+def shipped(data: Path | None) -> PlatformConfig:
+    """The configuration of the full run, on the data set at ``data`` if that is given."""
+    config = configuration.load(shipped_config("platform/complete_journey.yaml"), PlatformConfig)
+    return config if data is None else changed(config, {"dataset": {"path": str(data)}})
+
+
+def run_to_end(config: PlatformConfig) -> Path:
+    """The folder of the run; one that is at its end is left as it is.
+
+    Raises:
+        ConfigError: the folder holds a run of another configuration.
+    """
+    platform = Platform(config)
+    if not (config.run / FLOPS_FILE).exists():
+        name = config.run.name
+        platform.run(lambda message, share: _logger.info("%s, %s (%.0f %%)", name, message, 100 * share))
+    return config.run
+
+
 def finished(base: PlatformConfig, name: str, variant: Variant, *, work: Path) -> Path:
     """The folder of the run of ``base`` as ``variant`` says, after it has run to its end; a second call only looks.
 
@@ -65,9 +86,7 @@ def finished(base: PlatformConfig, name: str, variant: Variant, *, work: Path) -
     if name != BASE and not config.run.exists() and _trained_alike(base, config):
         write_directory(config.run, lambda partial: _begin(work / BASE, partial, base, config, variant))
     _logger.info("%s: %s", name, variant)
-    platform = Platform(config)
-    if not (config.run / FLOPS_FILE).exists():
-        platform.run(lambda message, share: _logger.info("%s, %s (%.0f %%)", name, message, 100 * share))
+    run_to_end(config)
     if name != BASE:
         for folder in NEEDED_ONCE:
             shutil.rmtree(config.run / folder, ignore_errors=True)
@@ -103,7 +122,7 @@ def _begin(source: Path, run: Path, base: PlatformConfig, config: PlatformConfig
 
 
 def _published_alike(one: PlatformConfig, other: PlatformConfig) -> bool:
-    return (one.publisher(), one.expert.teacher_delay_windows) == (
+    return (one.publisher(), one.expert.delays) == (
         other.publisher(),
-        other.expert.teacher_delay_windows,
+        other.expert.delays,
     )

@@ -1,4 +1,4 @@
-"""A teacher that was trained once, published in other ways: older, in another codec, or of a share of the examples.
+"""A teacher that was trained once, published in other ways: older, in another codec, other vectors, or fewer examples.
 
 What a snapshot says of a window depends on its weights alone, so that a study of publishing needs no second training.
 """
@@ -24,22 +24,23 @@ def publish_again(source: Path, config: PlatformConfig, *, run: Path) -> None:
     """
     workspace = Workspace(Dataset.open(config.dataset.path))
     how = config.publisher()
-    registry = Registry(run / "registry")
+    registry, log = Registry(run / "registry"), config.log.build(run / "tae_log")
+    model = config.foundation.model
+    publisher = Publisher(config=how, model=model, workspace=workspace, registry=registry, log=log)
     for snapshot in Registry(source / "registry").list(how.lineage):
         said = {name: snapshot.manifest[name] for name in ("schema_hash", "metrics", "parent", "metadata")}
         registry.publish(
             lineage=how.lineage,
             tensors=snapshot.load(),
             watermark=snapshot.watermark,
-            dims=snapshot.dims,
+            dims=publisher.dims(model),
             dtype=how.dtype,
             tasks=snapshot.tasks,
             **said,
         )
-    log = config.log.build(run / "tae_log")
-    publisher = Publisher(config=how, model=config.foundation.model, workspace=workspace, registry=registry, log=log)
     for window in workspace.dataset.windows[: config.windows]:
-        publisher.publish_delayed(window, config.expert.teacher_delay_windows)
+        for delay in config.expert.delays:
+            publisher.publish_delayed(window, delay)
 
 
 def thin(source: TaeLog, target: TaeLog, registry: Registry, *, share: float, seed: int) -> None:

@@ -1,11 +1,14 @@
-"""The arms of a finished comparison: what each way of transfer is worth on every surface, and against what.
+"""The comparison of all arms: what each way of transfer is worth on every surface, and against what.
 
-``--data`` is the data set, ``--work`` a run folder of the platform, or a folder of several that differ by their seeds::
+``--work`` is a run folder of the platform, or the folder of three runs of ``configs/platform/complete_journey.yaml``
+that differ by the seed of foundation model and experts, ``runs/transfer`` if not given. What is not there is trained,
+about 45 minutes of one core a seed; LightGBM, where predictions lack it, takes about 140 in all. ``--data`` is the data
+set, the one that the file imports if not given::
 
-    python -m benchmarks transfer --data data/complete_journey --work runs/complete_journey --json transfer.json
+    python -m benchmarks transfer --json transfer.json
 
-LightGBM is trained here where predictions lack it; ``blended`` is its mean with each run's teacher. Keys, S a surface
-and A an arm (``tae_best`` and ``expert_best`` stand for the modes chosen on windows 20-39), over windows 40-53:
+``blended`` is the mean of the trees' logit and the teacher's, not a mode of transfer. Keys, S a surface and A an arm
+(``tae_best`` and ``expert_best`` stand for the modes chosen on windows 20-39), over windows 40-53:
 
 ========================================= =============================================================================
 S.A.ne, S.A.auc                           means over seeds
@@ -13,11 +16,13 @@ S.A.gain_pct, _lo, _hi                    fall of NE against ``control`` in %, a
 S.tae_best_vs_X_pct, _lo, _hi             the same against ``matched``, ``kd``, ``aux_head``, ``user_embedding``
 S.expert_best_vs_X_pct, _lo, _hi          the same against ``fm_head``, ``lightgbm``
 S.fm_head_vs_X_pct, _lo, _hi              the same against ``lightgbm``, ``single_surface``
-A_vs_X_surfaces_ahead                     on how many surfaces such an interval lies above 0
+S.blended_vs_X_pct, _lo, _hi              the same against ``fm_head``, ``lightgbm``
+A_vs_X_surfaces_ahead                     on how many surfaces such a gain is clear of 0 and of the noise floor
 noise_floor_pct                           the largest gain, over surfaces, between two seeds of ``control``
 cold.KEY, unseen.KEY                      all of it over windows 10-24, and over the untouched fifth of the users
 tae_best_mode, expert_best_mode           what was chosen
 seeds, fm_flops_per_candidate, expert_flops_per_candidate
+train_seconds, trees_seconds              what was trained by this call took; near 0 if all was there
 ========================================= =============================================================================
 
 Comparisons with arms that the run has not are absent.
@@ -25,39 +30,48 @@ Comparisons with arms that the run has not are absent.
 
 import json
 import logging
+import time
 from pathlib import Path
 
-from benchmarks import transfer_bars, transfer_sums
+from benchmarks import study_runs, transfer_bars, transfer_sums
 from benchmarks.options import Options, Values
 from hypercast.runtime import reference
+from hypercast.runtime.config import PlatformConfig
+from hypercast.runtime.platform import FLOPS_FILE, import_if_absent
 from streaming.dataset import Dataset
-from streaming.errors import ConfigError
+from transfer import predictions
 from transfer.gain import COLD, CONTROL, STEADY, Span
 from transfer.monitor import FOUNDATION
 from transfer.reference.boosting import LIGHTGBM
 
 CHOOSE = Span("choose", 20, 39)
-FLOPS_FILE = "flops_per_candidate.json"
+SEEDS = (0, 1, 2)
+WORK = Path("runs/transfer")
 _logger = logging.getLogger(__name__)
 
 
 def measure(options: Options) -> Values:
-    """All figures.
+    """All figures; trains what ``--work`` does not hold yet.
 
     Raises:
-        ConfigError: ``--data`` or ``--work`` is not given.
-        DataError: a folder is no data set, no run, or a run of another data set.
+        ConfigError: ``--work`` has a run of another configuration.
+        DataError: a folder is no data set, or a run of another one.
     """
-    if options.data is None or options.work is None:
-        raise ConfigError(
-            "transfer reads a finished run: give --data DATASET and --work RUN, for example "
-            "--data data/complete_journey --work runs/complete_journey"
-        )
-    dataset = Dataset.open(options.data)
-    runs = transfer_sums.runs_in(options.work)
-    task = dataset.config.tasks[0].name
-    _add_trees(runs, source=options.work / reference.REFERENCE / LIGHTGBM)
-    return figures(runs, task=task, surfaces=dataset.config.surfaces, choose=CHOOSE, steady=STEADY, cold=COLD)
+    config, work = study_runs.shipped(options.data), options.work or WORK
+    dataset = Dataset.open(import_if_absent(config.dataset, _progress))
+    begun = time.perf_counter()
+    runs = [work] if predictions.surfaces(work) else [_finished(config, seed, work=work) for seed in SEEDS]
+    trained = time.perf_counter()
+    _add_trees(runs, source=work / reference.REFERENCE / LIGHTGBM)
+    took: Values = {"train_seconds": trained - begun, "trees_seconds": time.perf_counter() - trained}
+    task, surfaces = dataset.config.tasks[0].name, dataset.config.surfaces
+    return took | figures(runs, task=task, surfaces=surfaces, choose=CHOOSE, steady=STEADY, cold=COLD)
+
+
+def _finished(config: PlatformConfig, seed: int, *, work: Path) -> Path:
+    """The folder of the run with that seed, after it has run to its end."""
+    changed = study_runs.changed(config, {"seeds": [seed], "run": str(work / f"seed{seed}")})
+    return study_runs.run_to_end(changed)
 
 
 def figures(
@@ -94,12 +108,12 @@ def figures(
 
 def _add_trees(runs: list[Path], *, source: Path) -> None:
     """LightGBM once for all runs, as it does not depend on them, and its mean with each run's teacher."""
-
-    def progress(message: str, share: float) -> None:
-        _logger.info("%s (%.0f %%)", message, 100 * share)
-
     for run in runs:
-        reference.add_trees(run, progress=progress, source=source)
+        reference.add_trees(run, progress=_progress, source=source)
+
+
+def _progress(message: str, share: float) -> None:
+    _logger.info("%s (%.0f %%)", message, 100 * share)
 
 
 def _flops(run: Path, modes: dict[str, str]) -> Values:

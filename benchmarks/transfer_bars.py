@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from benchmarks.options import Values
 from transfer import gain
-from transfer.gain import CONTROL, CONTROL_MATCHED, FM_HEAD, FM_SINGLE_SURFACE
-from transfer.reference.boosting import LIGHTGBM
+from transfer.gain import BLENDED, CONTROL, CONTROL_MATCHED, FINETUNE, FM_HEAD, FM_SINGLE_SURFACE, LIGHTGBM
 from transfer.sums import UserSums
 
 REPLICATES = 2000
@@ -13,7 +12,7 @@ REPLICATES = 2000
 TAE_BEST, EXPERT_BEST = "tae_best", "expert_best"
 PLAIN = ("kd", "aux_head", "user_embedding")
 """What the best mode with an embedding must beat, beside the controls."""
-REFERENCES = (CONTROL, CONTROL_MATCHED, FM_HEAD, LIGHTGBM, FM_SINGLE_SURFACE, "finetune")
+REFERENCES = (CONTROL, CONTROL_MATCHED, FM_HEAD, LIGHTGBM, FM_SINGLE_SURFACE, FINETUNE, BLENDED)
 """Arms that are compared with; no mode of transfer to an expert."""
 
 BySurface = Mapping[str, UserSums]
@@ -47,6 +46,8 @@ def pairs_of(arms: Sequence[str], modes: Mapping[str, str]) -> dict[str, tuple[s
         f"{EXPERT_BEST}_vs_fm_head": (expert, FM_HEAD),
         f"{EXPERT_BEST}_vs_lightgbm": (expert, LIGHTGBM),
         "fm_head_vs_lightgbm": (FM_HEAD, LIGHTGBM),
+        "blended_vs_fm_head": (BLENDED, FM_HEAD),
+        "blended_vs_lightgbm": (BLENDED, LIGHTGBM),
         "fm_head_vs_single_surface": (FM_HEAD, FM_SINGLE_SURFACE),
         "aux_head_adapter_vs_kd": ("aux_head_adapter", "kd"),
     }
@@ -77,11 +78,11 @@ def figures(by_surface: BySurface, *, modes: Mapping[str, str], prefix: str, rep
             if (one := found.get((arm, CONTROL))) is not None:
                 values |= _interval(f"{prefix}{surface}.{name}.gain_", one)
                 if name in modes:
-                    ahead[f"{name}_vs_control"] = ahead.get(f"{name}_vs_control", 0) + (one.lo > 0)
+                    ahead[f"{name}_vs_control"] = ahead.get(f"{name}_vs_control", 0) + (one.verdict == "better")
         for name, pair in named.items():
             if (one := found.get(pair)) is not None:
                 values |= _interval(f"{prefix}{surface}.{name}_", one)
-                ahead[name] = ahead.get(name, 0) + (one.lo > 0)
+                ahead[name] = ahead.get(name, 0) + (one.verdict == "better")
     values |= {f"{prefix}{name}_surfaces_ahead": count for name, count in ahead.items()}
     floors = [floor for each in by_surface.values() if (floor := gain.noise_floor(each)) is not None]
     if floors:

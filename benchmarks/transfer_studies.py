@@ -1,22 +1,25 @@
 """What transfer depends on: staleness, coverage, codec, width, backbone, and how good the teacher is.
 
-``--data`` is the data set, ``--work`` the folder of the runs: one platform run a variant of
-``configs/platform/complete_journey.yaml``, resumed where it was stopped. Figures are pooled over surfaces, windows
+``--work`` is the folder of the runs, ``runs/studies`` if not given: one platform run a variant of
+``configs/platform/complete_journey.yaml``, resumed where it was stopped; ``--data`` is the data set, the one that the
+file imports if not given. All together train for about six hours of one core. Figures are pooled over surfaces, windows
 40-53, users to develop on; the expert is ``tae_aux_head_adapter``, which adds no logit of the teacher's. A variant's
 control is the base's, which reads nothing of the teacher; backbones have their own. ``hypercast transfer report
 --html PAGE --studies FILE`` draws the figures.
 
 =================================== ===================================================================================
 VARIANT.gain_pct, _lo, _hi          fall of NE against the control, in %
-VARIANT.ne, VARIANT.fm_ne           of expert and teacher
+VARIANT.ne, VARIANT.fm_ne           of expert and teacher (the latter not for ``coverage_N``)
 VARIANT.fm_flops_per_candidate
 staleness_N                         teacher N windows behind (``base``: not at all)
 coverage_N                          only N % of the examples have a row in the log
 codec_C                             vectors in the log in codec C (``base.codec``)
 width_N                             embedding of N numbers (``base.width``)
 dcn, dhen, gesr                     backbones; the base has an MLP
+modes.MODE                          modes of transfer that the platform file has not, of one seed
 size_N                              foundation models of width N, by which compute changes
-tr_N_M, _lo, _hi                    transfer ratio between sizes, the smaller of a quarter of the compute or more
+tr_N_M, _lo, _hi                    transfer ratio between sizes, the smaller of a quarter of the compute or more; its
+                                    interval is absent where the teachers' fall may be 0
 tr_N_M_floors                       the teachers' fall in noise floors
 power_exponent, power_r2            fit of log expert NE on log compute over sizes
 noise_floor_pct
@@ -27,29 +30,51 @@ import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from benchmarks import transfer_sums
 from benchmarks.options import Options, Values
-from benchmarks.study_runs import BASE, Variant, changed, finished
-from hypercast.cli.main import shipped_config
+from benchmarks.study_runs import BASE, Variant, changed, finished, shipped
 from hypercast.runtime.config import PlatformConfig
-from hypercast.runtime.platform import FLOPS_FILE
-from streaming import config as configuration
+from hypercast.runtime.platform import FLOPS_FILE, import_if_absent
+from hypercast.store.status import DAY
 from streaming.dataset import Dataset
-from streaming.errors import ConfigError
 from transfer import gain, ratio
-from transfer.gain import CONTROL, FM_HEAD, POOLED, STEADY, TAE_AUX_HEAD_ADAPTER, Span
+from transfer.gain import (
+    C2AL,
+    CONTROL,
+    FINETUNE,
+    FM_HEAD,
+    LOGIT_RESIDUAL,
+    POOLED,
+    STEADY,
+    TAE,
+    TAE_AUX_HEAD_ADAPTER,
+    TAE_C2AL,
+    TAE_CONCAT,
+    TAE_CROSS_ATTENTION,
+    TAE_HISTORY,
+    TAE_KD,
+    TAE_SEQUENCE,
+    Span,
+)
 from transfer.monitor import FOUNDATION
 from transfer.sums import UserSums
 
+WORK = Path("runs/studies")
 ARM = TAE_AUX_HEAD_ADAPTER
 LEAST_SHARE = 0.25
 """Of the larger teacher's compute, for a transfer ratio between two."""
 
-STALENESS = {f"staleness_{delay}": Variant(changes={"expert.teacher_delay_windows": delay}) for delay in (1, 2, 4, 8)}
+WEEK = 7 * DAY
+STALENESS = {
+    f"staleness_{delay}": Variant(
+        # What a study asks for does not expire: a row is at most `delay + 1` weeks old.
+        changes={"expert.teacher_delay_windows": delay, "log.ttl": max(60 * DAY, (delay + 1) * WEEK)}
+    )
+    for delay in (1, 2, 4, 8)
+}
 COVERAGE = {f"coverage_{percent}": Variant(coverage=percent / 100) for percent in (25, 50, 75)}
 CODEC = {f"codec_{codec}": Variant(changes={"foundation.publisher.dtype": codec}) for codec in ("int8", "int4")}
 WIDTH = {f"width_{width}": Variant(changes={"foundation.model.representation": width}) for width in (16, 32, 128)}
@@ -61,24 +86,26 @@ BACKBONE = {
     kind: Variant(changes={"expert.model.backbone": {"kind": kind}, "expert.arms": [CONTROL, ARM]})
     for kind in ("dcn", "dhen", "gesr")
 }
-STUDIES: dict[str, Variant] = {**STALENESS, **COVERAGE, **CODEC, **BACKBONE, **WIDTH, **SIZE}
+MODES = {
+    "modes": Variant(
+        changes={
+            "expert.arms": [
+                *(TAE, TAE_SEQUENCE, TAE_CONCAT, TAE_CROSS_ATTENTION, TAE_HISTORY, TAE_KD),
+                *(LOGIT_RESIDUAL, C2AL, TAE_C2AL, FINETUNE),
+            ],
+            "seeds": [0],
+        }
+    )
+}
+"""Those that the platform file has not."""
+STUDIES: dict[str, Variant] = {**STALENESS, **COVERAGE, **CODEC, **MODES, **BACKBONE, **WIDTH, **SIZE}
 
 
 def measure(options: Options) -> Values:
-    """All figures; trains whatever ``--work`` does not hold yet.
-
-    Raises:
-        ConfigError: ``--data`` or ``--work`` is not given.
-    """
-    if options.data is None or options.work is None:
-        raise ConfigError(
-            "transfer_studies trains many runs and keeps them: give --data DATASET and --work DIR, for example "
-            "--data data/complete_journey --work runs/studies"
-        )
-    base = configuration.load(shipped_config("platform/complete_journey.yaml"), PlatformConfig)
-    values = base.model_dump(mode="json")
-    values["dataset"] = {"path": str(options.data)}
-    return studies(PlatformConfig.model_validate(values), STUDIES, work=options.work, span=STEADY)
+    """All figures; trains whatever ``--work`` does not hold yet."""
+    base = shipped(options.data)
+    import_if_absent(base.dataset, lambda message, share: None)
+    return studies(base, STUDIES, work=options.work or WORK, span=STEADY)
 
 
 def studies(base: PlatformConfig, variants: Mapping[str, Variant], *, work: Path, span: Span) -> Values:
@@ -117,10 +144,15 @@ def _with_control(name: str, sums: UserSums, base: UserSums | None) -> UserSums:
 
 
 def _figures(name: str, sums: UserSums) -> Values:
-    (one,) = gain.gains(sums, surface=POOLED, span=name, pairs=[(ARM, CONTROL)])
-    said: dict[str, Any] = {"gain_pct": one.gain_pct, "gain_lo": one.lo, "gain_hi": one.hi, "ne": one.ne_arm}
-    said["fm_ne"] = sums.mean_by_arm("ne")[FM_HEAD]
-    return {f"{name}.{key}": value for key, value in said.items()}
+    values: Values = {}
+    if name not in COVERAGE:  # there the head is judged where the log has no row, too
+        values[f"{name}.fm_ne"] = sums.mean_by_arm("ne")[FM_HEAD]
+    arms = sorted({column.arm for column in sums.columns} - {CONTROL, FM_HEAD})
+    for one in gain.gains(sums, surface=POOLED, span=name, pairs=[(arm, CONTROL) for arm in arms]):
+        key = name if arms == [ARM] else f"{name}.{one.arm}"
+        said = {"gain_pct": one.gain_pct, "gain_lo": one.lo, "gain_hi": one.hi, "ne": one.ne_arm}
+        values |= {f"{key}.{figure}": value for figure, value in said.items()}
+    return values
 
 
 def _ratios(sums: dict[str, UserSums], flops: dict[str, float], sizes: list[str]) -> Values:
@@ -129,7 +161,9 @@ def _ratios(sums: dict[str, UserSums], flops: dict[str, float], sizes: list[str]
         if flops[small] < LEAST_SHARE * flops[large]:
             continue
         found, key = ratio.transfer_ratio(sums[small], sums[large], arm=ARM), f"tr_{small}_{large}"
-        values |= {key: found.value, f"{key}_lo": found.lo, f"{key}_hi": found.hi}
+        values[key] = found.value
+        if found.lo is not None and found.hi is not None:
+            values |= {f"{key}_lo": found.lo, f"{key}_hi": found.hi}
         if found.floors is not None:
             values[f"{key}_floors"] = found.floors
     return values

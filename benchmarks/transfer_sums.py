@@ -7,35 +7,18 @@ from pathlib import Path
 import numpy as np
 
 from streaming.errors import DataError
-from transfer import predictions, sums
-from transfer.gain import CONTROL, Span
-from transfer.predictions import Column
+from transfer import gain, sums
+from transfer.gain import Span
 from transfer.sums import UserSums
 
 _RUN = 1000  # seeds of the n-th run are counted from n times this
 
 
-def runs_in(work: Path) -> list[Path]:
-    """``work`` itself if it is a run folder, else the run folders right inside it.
-
-    Raises:
-        DataError: there are none.
-    """
-    found = [work] if predictions.surfaces(work) else []
-    if not found and work.is_dir():
-        found = sorted(folder for folder in work.iterdir() if folder.is_dir() and predictions.surfaces(folder))
-    if not found:
-        raise DataError(
-            f"{work}: no run folder and none inside. Make one: hypercast run configs/platform/complete_journey.yaml"
-        )
-    return found
-
-
 def read(runs: Sequence[Path], *, surface: str, span: Span, task: str, untouched: bool) -> UserSums:
     """Sums of one surface over a span, with the columns of all runs.
 
-    Seeds are renumbered to differ between runs. An arm that each run has once (the foundation model's head, LightGBM)
-    stands beside every seed of its run's control, so that it is paired with all of them.
+    Seeds are renumbered to differ between runs. A reference that each run has once (the foundation model's head,
+    LightGBM) stands beside every seed of its run, so that it is paired with those and with no other run's.
 
     Raises:
         DataError: a window of the span is missing, or the runs predicted different rows.
@@ -66,10 +49,7 @@ _WIDE = ("loss", "weight_loss", "predicted", "histogram")
 
 
 def _spread(each: UserSums, *, first_seed: int) -> UserSums:
-    seeds = sorted({column.seed for column in each.columns if column.arm == CONTROL}) or [0]
-    pairs: list[tuple[Column, int]] = []  # a column and the seed to show it under
-    for arm in dict.fromkeys(column.arm for column in each.columns):
-        own = [column for column in each.columns if column.arm == arm]
-        pairs += [(own[0], seed) for seed in seeds] if len(own) == 1 else [(column, column.seed) for column in own]
-    columns = tuple(replace(column, seed=first_seed + seed) for column, seed in pairs)
-    return replace(each.only([column for column, _ in pairs]), columns=columns)
+    """With references that there are once beside every seed, as :func:`transfer.gain.paired_under` says."""
+    under = gain.paired_under(each.columns)
+    columns = tuple(replace(column, seed=first_seed + seed) for column, seed in under)
+    return replace(each.only([column for column, _ in under]), columns=columns)

@@ -35,6 +35,7 @@ from transfer.gain import (
     TAE_CONCAT,
     TAE_CROSS_ATTENTION,
     TAE_HISTORY,
+    TAE_KD,
     TAE_SEQUENCE,
     TREATED,
     USER_EMBEDDING,
@@ -54,6 +55,7 @@ ArmName = Literal[
     "logit_residual",
     "treated",
     "tae_aux_head_adapter",
+    "tae_kd",
     "tae_history",
     "c2al",
     "tae_c2al",
@@ -99,6 +101,7 @@ MODES: Mapping[str, Mode] = {
     LOGIT_RESIDUAL: Mode(logit_residual=True),
     TREATED: Mode(embedding=True, logit_residual=True),
     TAE_AUX_HEAD_ADAPTER: Mode(embedding=True, distils="aux_head_adapter"),
+    TAE_KD: Mode(embedding=True, distils="kd"),
     TAE_HISTORY: Mode(embedding=True, representation="past"),
     C2AL: Mode(cohorts=True),
     TAE_C2AL: Mode(embedding=True, cohorts=True),
@@ -116,7 +119,7 @@ class ArmsConfig(BaseConfig):
         fusion: how the arms that read an embedding take it in.
         representation: which embedding ``tae`` and what is built on it read: the shared tower's (``penultimate``) or
             what enters it (``sequence``).
-        kd: of the arm of that name.
+        kd: of the arms that distil by one head.
         aux_head: of the arms that have such a head.
         adapter: of those that have an adapter too.
         cohorts: of the arms that learn to tell cohorts apart.
@@ -176,6 +179,10 @@ class ArmsConfig(BaseConfig):
         read: set[str] = {mode.representation or self.representation for mode in modes if mode.embedding}
         read |= {TOWER_INPUT for mode in modes if mode.tower}
         return sorted(read) or ["penultimate"]
+
+    def distils(self) -> bool:
+        """Whether some arm learns from the teacher's predictions."""
+        return any(MODES[name].distils for name in self.arms if name != CONTROL_MATCHED)
 
     def _model(self, mode: Mode, tower: TowerShape | None = None) -> ExpertModel.Config:
         has: dict[str, Any] = {"logit_residual": mode.logit_residual}

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from experts.member import Member
+from experts.teacher import as_late_as
 from hypercast.pins import Pin
 from hypercast.registry import Registry
 from streaming.dataset import Dataset, Window
@@ -26,7 +27,7 @@ class Start:
         waiting = [each for each in members if each.model.tower is not None and not each.model.tower.given]
         if not waiting:
             return
-        as_of = self.dataset.window(max(window.index - delay, self.dataset.windows[0].index)).start
+        as_of = as_late_as(self.dataset, window.index, delay=delay)
         if self.pin.version is None:
             snapshot = self.registry.latest(self.pin.lineage, as_of=as_of)
         else:

@@ -20,7 +20,7 @@ from experts.member import Member
 from experts.model import TOWER_INPUT, ExpertModel
 from experts.past import PastEmbeddings
 from experts.surface_cohorts import SurfaceCohorts, joined
-from experts.teacher import TeacherReader
+from experts.teacher import TeacherLabels, TeacherReader
 from foundation.hstu.delayed import DelayedHeads
 from foundation.hstu.optimiser import ModelOptimiser
 from foundation.hstu.tower import TowerShape
@@ -39,7 +39,6 @@ from streaming.labels.order import interleaved
 from streaming.requests import Requests
 from streaming.workspace import Workspace
 from transfer import cohort, predictions
-from transfer.distill import Lesson
 from transfer.gain import FM_HEAD
 from transfer.predictions import Column, prediction_table
 
@@ -55,6 +54,7 @@ class SurfaceLearner:
         past: of ``tae_history``.
         teacher_delay_windows: how much older than it need be what the teacher says is, vectors and labels alike; see
             :class:`experts.teacher.TeacherReader`.
+        label_delay_windows: how much older than that the labels are that arms distil from; what they read stays.
         optimiser: of arms that start from nothing.
         residual_optimiser: of arms that start from the teacher's logit, and so have less to learn.
         """
@@ -63,9 +63,16 @@ class SurfaceLearner:
         vocabulary: BatchVocabulary.Config = BatchVocabulary.Config()
         past: PastEmbeddings.Config = PastEmbeddings.Config()
         teacher_delay_windows: int = pydantic.Field(default=0, ge=0)
+        label_delay_windows: int = pydantic.Field(default=0, ge=0)
         optimiser: ModelOptimiser.Config = ModelOptimiser.Config(learning_rate=1e-2)
         residual_optimiser: ModelOptimiser.Config = ModelOptimiser.Config(learning_rate=2e-4, table_learning_rate=3e-3)
         trainer: ContinualTrainer.Config = ContinualTrainer.Config()
+
+        @property
+        def delays(self) -> tuple[int, ...]:
+            """By how many windows what arms read is late, fewest first: vectors, then labels if they are later."""
+            late = self.label_delay_windows if self.distils() else 0
+            return tuple(sorted({self.teacher_delay_windows, self.teacher_delay_windows + late}))
 
     def __init__(
         self,
@@ -119,6 +126,7 @@ class SurfaceLearner:
             widths={name: self.widths[name] for name in config.representations()},
             past=config.past,
             delay=config.teacher_delay_windows,
+            label_delay=config.delays[-1],
         )
         self.cohorts = None
         if any(arm.cohorts is not None for arm in arms.values()):
@@ -129,7 +137,7 @@ class SurfaceLearner:
 
     @torch.inference_mode()
     def evaluate(self, window: Window) -> Mapping[str, float]:
-        """Predict the window with every arm and write the predictions; returns coverage and collision rates.
+        """Predict the window with every arm and write the predictions; returns coverage, age and collision rates.
 
         Earlier requests whose labels become known in the window are predicted again, for calibration alone.
         """
@@ -166,8 +174,10 @@ class SurfaceLearner:
         if named := joined(in_cohorts):
             cohort.write(self.run, surface=self.surface, window=window.index, members=named)
         rows = max(len(requests.item), 1)
-        coverage = {f"coverage/{status.lower()}": count / rows for status, count in told.counts.items()}
-        return coverage | self.vocabulary.collision_rates(self.reader, requests)
+        noted = {f"coverage/{status.lower()}": count / rows for status, count in told.counts.items()}
+        if told.age_hours is not None:
+            noted["teacher/age_hours"] = told.age_hours
+        return noted | self.vocabulary.collision_rates(self.reader, requests)
 
     def batches(self, window: Window) -> Iterator[ExpertBatch]:
         """The surface's requests whose labels became known in the window, in time order."""
@@ -176,7 +186,8 @@ class SurfaceLearner:
         for made, learned in self.workspace.learned_in(window):
             requests = learned.on_surface(self.index)
             features = self.teacher.read(made, requests).features
-            batches = self._batches(requests, features, size=size, since=window.start, before=window.end)
+            labels = self.teacher.labels(made, requests, features)
+            batches = self._batches(requests, features, labels, size=size, since=window.start, before=window.end)
             parts.append((-(-len(requests) // size), batches))
         for batch in interleaved(parts):
             cohorts = self.cohorts.labels(batch.requests, window.index) if self.cohorts is not None else None
@@ -274,19 +285,20 @@ class SurfaceLearner:
             yield
 
     def _batches(
-        self, requests: Requests, features: TeacherFeatures, *, size: int, since: int = 0, before: int = 0
+        self,
+        requests: Requests,
+        features: TeacherFeatures,
+        labels: TeacherLabels | None = None,
+        *,
+        size: int,
+        since: int = 0,
+        before: int = 0,
     ) -> Iterator[ExpertBatch]:
         weight_C = torch.from_numpy(requests.supervision.weight)
+        labels = labels or TeacherLabels.of(features)
         start = 0
         for batch in self.reader.batches(requests, size=size, since=since, before=before):
             rows = slice(start, start + len(batch.item_C))
             start = rows.stop
-            teacher = features[rows]
-            lesson = Lesson(
-                label_CT=batch.labels.label_CT,
-                known_CT=batch.labels.known_CT,
-                teacher_CT=teacher.logit_CT,
-                present_C=teacher.present_C,
-                weight_C=weight_C[rows],
-            )
-            yield ExpertBatch(requests=batch, slots=self.vocabulary(batch), teacher=teacher, lesson=lesson)
+            lesson = labels.lesson(batch, rows=rows, weight_C=weight_C)
+            yield ExpertBatch(requests=batch, slots=self.vocabulary(batch), teacher=features[rows], lesson=lesson)

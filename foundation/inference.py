@@ -6,15 +6,14 @@ micro-batches of b: ``O(b d^2 + b n d)`` a layer for n tokens of width d, instea
 Shape legend: C candidates, b of them in a micro-batch, D model width.
 """
 
-from collections.abc import Sequence
 from dataclasses import fields
 
 import pydantic
 import torch
 
-from foundation.hstu.cache import KeyValueCache
+from foundation.encoding import Encoded, encoded
 from foundation.hstu.layer import Sequences
-from foundation.model import CONTEXT_TOKENS, Embedded, FoundationModel, FoundationOutput
+from foundation.model import CONTEXT_TOKENS, FoundationModel, FoundationOutput
 from streaming.batch import RequestBatch
 from streaming.config import Config as BaseConfig
 
@@ -23,8 +22,7 @@ class CandidateScorer:
     """Scores batches as :class:`FoundationModel` does in evaluation mode, up to rounding, for any micro-batch size.
 
     Memory beside inputs and outputs grows with the requests' histories and ``micro_batch``, not with the number of
-    candidates. Stored keys and values belong to one request: context tokens carry its time and features, and history
-    attends to them. :meth:`HSTUStack.encode` extends a cache by new events exactly if context stays as it was.
+    candidates.
     """
 
     class Config(BaseConfig):
@@ -46,22 +44,28 @@ class CandidateScorer:
         Raises:
             RuntimeError: the model is in training mode.
         """
-        if self.model.training:
-            raise RuntimeError("the model is in training mode, with dropout: call model.eval() before scoring")
-        embedded = self.model.embed(batch)
-        caches = self.model.stack.encode(*self.model.prefix(batch, batch.history["all"], embedded))
-        total, size = len(batch.item_C), self.config.micro_batch
+        self._check()
+        return self.over(encoded(self.model, batch))
+
+    @torch.inference_mode()
+    def over(self, histories: Encoded) -> FoundationOutput:
+        """:meth:`score` with the histories encoded, by the same model (:mod:`foundation.encoding`)."""
+        self._check()
+        total, size = len(histories.batch.item_C), self.config.micro_batch
         outputs = [
-            self._micro_batch(batch, embedded, caches, slice(first, min(first + size, total)))
+            self._micro_batch(histories, slice(first, min(first + size, total)))
             for first in range(0, max(total, 1), size)
         ]
         names = [field.name for field in fields(FoundationOutput)]
         return FoundationOutput(**{name: torch.cat([getattr(output, name) for output in outputs]) for name in names})
 
-    def _micro_batch(
-        self, batch: RequestBatch, embedded: Embedded, caches: Sequence[KeyValueCache], part: slice
-    ) -> FoundationOutput:
-        """The candidates ``part``, over the caches of those requests that they belong to."""
+    def _check(self) -> None:
+        if self.model.training:
+            raise RuntimeError("the model is in training mode, with dropout: call model.eval() before scoring")
+
+    def _micro_batch(self, histories: Encoded, part: slice) -> FoundationOutput:
+        """The candidates ``part``, over the histories of those requests that they belong to."""
+        batch, embedded = histories.batch, histories.embedded
         owner = batch.owner_C[part]
         first, last = (int(owner[0]), int(owner[-1]) + 1) if len(owner) else (0, 0)
         offsets = batch.offsets[first : last + 1].clamp(part.start, part.stop) - part.start
@@ -73,5 +77,5 @@ class CandidateScorer:
             timestamps=candidates.time_C,
             max_seq_len=CONTEXT_TOKENS + self.model.config.history,
         )
-        own = [cache.sequences(first, last) for cache in caches]
+        own = [cache.sequences(first, last) for cache in histories.caches]
         return self.model.predict(self.model.stack(candidates.token_CD, sequences, own), candidates)

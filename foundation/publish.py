@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -104,7 +105,7 @@ class Publisher:
             tensors=dict(model.state_dict()),
             watermark=watermark,
             schema_hash=self.schema_hash,
-            dims=self._dims(model.config),
+            dims=self.dims(model.config),
             dtype=self.config.dtype,
             tasks=self.workspace.inputs.tasks,
             metrics=metrics,
@@ -120,7 +121,8 @@ class Publisher:
     def publish(self, window: Window, snapshot: Snapshot | None = None) -> Segment:
         """Score every candidate of ``window`` by ``snapshot``, or by the newest that has seen nothing of the window.
 
-        What that snapshot has published of the window already is returned as it is.
+        The representations are those that the snapshot declares, whatever this publisher would let the next one
+        declare. What it has published of the window already is returned as it is.
 
         Raises:
             StoreError: a snapshot of this name, but of other weights, has published the window.
@@ -134,11 +136,12 @@ class Publisher:
                 return existing
         self._load(snapshot)
         requests = self.workspace.requests(window.index)
+        inputs = self.workspace.inputs
+        dims: dict[str, int] = {name: snapshot.dims[name] for name in REPRESENTATIONS if name in snapshot.dims}
         parts = [
-            self._said(batch, self.scorer.score(batch))
+            self._said(batch, self.scorer.score(batch), dims)
             for batch in self.reader.batches(requests, size=self.config.batch_size)
         ]
-        inputs, dims = self.workspace.inputs, self._dims(self.model.config)
         widths = {**dims, "logit": len(inputs.tasks)}
         said = {
             name: torch.cat([part[name] for part in parts]) if parts else torch.zeros(0, width)
@@ -159,7 +162,11 @@ class Publisher:
     def publish_delayed(self, window: Window, delay: int) -> Segment:
         """Score ``window`` by the newest snapshot that had seen nothing of the ``delay`` windows before it.
 
-        At first, by the first one. What ``expert.teacher_delay_windows`` lets experts read.
+        At first, by the first one. Each of :attr:`experts.steps.SurfaceLearner.Config.delays` is one: what experts may
+        read vectors of, and what they may read labels of.
+
+        Raises:
+            RegistryError: no snapshot is as old as that any more.
         """
         dataset = self.workspace.dataset
         before = dataset.window(max(window.index - delay, dataset.windows[0].index))
@@ -186,20 +193,22 @@ class Publisher:
         """Those from the snapshot of that name to others, fitted by :meth:`compare`."""
         return self.comparison.adapters(snapshot) if self.comparison is not None else []
 
-    def _dims(self, model: FoundationModel.Config) -> dict[str, int]:
+    def dims(self, model: FoundationModel.Config) -> dict[str, int]:
         """Widths of what is published, by name."""
         widths = {"penultimate": model.representation, "sequence": model.width, "user": model.width}
         widths["tower_input"] = model.tower_shape(self.workspace.inputs).inputs
         return {name: widths[name] for name in self.config.representations}
 
-    def _said(self, batch: RequestBatch, output: FoundationOutput) -> dict[str, torch.Tensor]:
+    def _said(
+        self, batch: RequestBatch, output: FoundationOutput, representations: Collection[str]
+    ) -> dict[str, torch.Tensor]:
         """What is published of a batch's candidates: logits, and each representation."""
         said = {"logit": output.logit_CT, "penultimate": output.penultimate_CR}
-        if "sequence" in self.config.representations:
+        if "sequence" in representations:
             said["sequence"] = output.sequence_CD
-        if "tower_input" in self.config.representations:
+        if "tower_input" in representations:
             said["tower_input"] = output.tower_input_CI
-        if "user" in self.config.representations:
+        if "user" in representations:
             said["user"] = self.model.user(batch)[batch.owner_C]
         return said
 

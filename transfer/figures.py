@@ -2,8 +2,8 @@
 
 And of studies: gain against what the teacher or its log is made to be, expert against the teacher's compute.
 
-Small multiples, one panel per surface and one pooled. Colours are Okabe and Ito's (2008), told apart by the
-colour-blind and, by line style, without colour. Figures are drawn without pyplot, so that nothing global is touched.
+Small multiples, one panel per surface and one pooled; arms are told apart as :mod:`transfer.arm_style` says. Figures
+are drawn without pyplot, so that nothing global is touched.
 """
 
 import math
@@ -21,20 +21,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from streaming import files
+from transfer.arm_style import in_order, style
 from transfer.curve import Curves
-from transfer.gain import CONTROL, CONTROL_MATCHED, FM_HEAD, LOGIT_RESIDUAL, POOLED, TAE, TREATED, Gain
+from transfer.gain import CONTROL, POOLED, TREATED, Gain
 from transfer.report import Row
 from transfer.studies import AXES, Studies
 
-_STYLE = {
-    CONTROL: ("#000000", "-", "control"),
-    CONTROL_MATCHED: ("#56B4E9", "--", "matched control"),
-    TAE: ("#E69F00", "-.", "TAE"),
-    LOGIT_RESIDUAL: ("#CC79A7", ":", "logit residual"),
-    TREATED: ("#0072B2", "-", "treated (TAE + logit residual)"),
-    FM_HEAD: ("#009E73", (0, (5, 1, 1, 1, 1, 1)), "FM's own head"),
-}
-_OTHER = ("#7f7f7f", "-", "")
 _FLOOR_LABEL = "noise floor (two control seeds)"
 _COLUMNS = 4
 
@@ -42,11 +34,10 @@ _COLUMNS = 4
 def gain_over_windows(curves: Curves, *, arm: str = TREATED, against: str = CONTROL) -> Figure:
     """Gain of ``arm`` over ``against`` per window: a line, its 95 % band, and the noise floor shaded around zero."""
     figure, panels = _panels(list(curves))
-    colour = _STYLE[arm][0] if arm in _STYLE else "#0072B2"
     drawn = []
     for name, axes in panels.items():
         gains = {point.window: point.gains[arm, against] for point in curves[name] if (arm, against) in point.gains}
-        _draw_gain(axes, gains, colour)
+        _draw_gain(axes, gains, style(arm).colour)
         drawn += [one.gain_pct for one in gains.values()]
     if drawn:
         # Common limits from the lines, not from the bands: one wild window must not flatten the rest.
@@ -54,7 +45,7 @@ def gain_over_windows(curves: Curves, *, arm: str = TREATED, against: str = CONT
         margin = 0.35 * max(high - low, 0.1)
         for axes in panels.values():
             axes.set_ylim(low - margin, high + margin)
-    title = f"Gain of {_label(arm)} over {_label(against)} in %, per window (above 0 is better)"
+    title = f"Gain of {style(arm).label} over {style(against).label} in %, per window (above 0 is better)"
     _finish(figure, panels, title, "gain, %")
     return figure
 
@@ -64,19 +55,20 @@ def entropy_over_windows(curves: Curves) -> Figure:
     figure, panels = _panels(list(curves))
     for name, axes in panels.items():
         present = {arm for point in curves[name] for arm in point.ne}
-        for arm in [*(known for known in _STYLE if known in present), *sorted(present.difference(_STYLE))]:
-            colour, style, label = (*_STYLE.get(arm, _OTHER)[:2], _label(arm))
+        for arm in in_order(present):
+            how = style(arm)
             at, (values,) = _with_gaps({point.window: (point.ne[arm],) for point in curves[name] if arm in point.ne})
-            axes.plot(at, values, color=colour, linestyle=style, label=label, lw=1.5)
+            axes.plot(
+                at, values, color=how.colour, linestyle=how.line, marker=how.marker, label=how.label, lw=1.3, ms=4
+            )
     _finish(figure, panels, "Normalised entropy per window (lower is better)", "NE")
     return figure
 
 
 def ladder(rows: Sequence[Row], *, against: str = CONTROL) -> Figure:
     """Gain of every arm over ``against`` with its 95 % interval, a panel a surface; the noise floor is shaded."""
-    figure, panels = _panels([row.surface for row in rows])
-    present = {arm for row in rows for arm, other in row.gains if other == against}
-    arms = [*(known for known in _STYLE if known in present), *sorted(present.difference(_STYLE))]
+    arms = in_order(arm for row in rows for arm, other in row.gains if other == against)
+    figure, panels = _panels([row.surface for row in rows], height=max(2.5, 0.7 + 0.17 * len(arms)))
     for row, axes in zip(rows, panels.values(), strict=True):
         axes.axvline(0.0, color="black", linestyle="--", lw=0.9, zorder=1)
         if row.noise_floor_pct is not None:
@@ -86,12 +78,12 @@ def ladder(rows: Sequence[Row], *, against: str = CONTROL) -> Figure:
         for place, arm in enumerate(arms):
             one = row.gains.get((arm, against))
             if one is not None:
-                colour = _STYLE.get(arm, _OTHER)[0]
+                colour = style(arm).colour
                 axes.plot([one.lo, one.hi], [place, place], color=colour, lw=2, label="95 % interval")
                 axes.plot(one.gain_pct, place, color=colour, marker="o", ms=5, linestyle="none", label="gain")
-        axes.set_yticks(range(len(arms)), [_label(arm) for arm in arms])
+        axes.set_yticks(range(len(arms)), [style(arm).label for arm in arms])
         axes.set_ylim(len(arms) - 0.5, -0.5)
-    _finish(figure, panels, f"Gain over {_label(against)} in %, by what is passed on", "", across="gain, %")
+    _finish(figure, panels, f"Gain over {style(against).label} in %, by what is passed on", "", across="gain, %")
     for place, axes in enumerate(panels.values()):
         if place % _COLUMNS:
             axes.tick_params(labelleft=False)
@@ -208,9 +200,10 @@ def _with_gaps(points: Mapping[int, tuple[float, ...]]) -> tuple[np.ndarray, np.
     return at, np.array([points.get(int(window), missing) for window in at], dtype=np.float64).T
 
 
-def _panels(names: Sequence[str], *, alike: bool = True) -> tuple[Figure, dict[str, Axes]]:
+def _panels(names: Sequence[str], *, alike: bool = True, height: float = 2.5) -> tuple[Figure, dict[str, Axes]]:
     rows = max(1, math.ceil(len(names) / _COLUMNS))
-    figure = Figure(figsize=(3.8 * min(_COLUMNS, max(1, len(names))), 2.5 * rows + 1.1), layout="constrained")
+    # A single panel is as wide as two: title and legend are those of the whole figure.
+    figure = Figure(figsize=(3.8 * min(_COLUMNS, max(2, len(names))), height * rows + 1.1), layout="constrained")
     FigureCanvasAgg(figure)
     panels: dict[str, Axes] = {}
     for place, name in enumerate(names):
@@ -240,10 +233,9 @@ def _finish(figure: Figure, panels: Mapping[str, Axes], title: str, quantity: st
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
     if handles:
+        lines = math.ceil(len(handles) / 3)
+        width, height = figure.get_size_inches()
+        figure.set_size_inches(width, height + 0.2 * max(0, lines - 2))  # what a long legend takes, panels keep
         figure.legend(
             list(handles.values()), list(handles), loc="outside lower center", ncols=3, fontsize=9, frameon=False
         )
-
-
-def _label(arm: str) -> str:
-    return _STYLE[arm][2] if arm in _STYLE else arm

@@ -6,16 +6,21 @@ the entropy of the base rate cancels and the gain is a ratio of summed log losse
 The interval is a paired, hierarchical bootstrap: users are drawn with replacement, because the rows of one user are
 not independent, and the experts' seeds are drawn with replacement, because one training run is not the method. It is
 conditional on the one foundation model that all of them read, and with two seeds it holds half of their variance.
-Beside it stands the noise floor: the gain between two control arms that differ by their seed only.
+A reference that was trained once (:data:`TRAINED_ONCE`) is paired with every seed of the other arm: the interval then
+holds the variance over users and over the experts' seeds, and not what another training of the reference would change.
+Between two such references it holds that of users alone. Beside it stands the noise floor: the gain between two control
+arms that differ by their seed only.
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from transfer.metric import normalised_entropy
+from transfer.predictions import Column
 from transfer.sums import UserSums, combine
 
 CONTROL = "control"
@@ -31,14 +36,19 @@ TAE_SEQUENCE = "tae_sequence"
 TAE_CONCAT = "tae_concat"
 TAE_CROSS_ATTENTION = "tae_cross_attention"
 TAE_AUX_HEAD_ADAPTER = "tae_aux_head_adapter"
+TAE_KD = "tae_kd"
 TAE_HISTORY = "tae_history"
 C2AL = "c2al"
 TAE_C2AL = "tae_c2al"
 FINETUNE = "finetune"
 BLENDED = "blended"
+LIGHTGBM = "lightgbm"
 FM_HEAD = "fm_head"
 FM_SINGLE_SURFACE = "fm_single_surface"
 """The head of a foundation model that was trained on the surface alone."""
+
+TRAINED_ONCE = (LIGHTGBM, FM_SINGLE_SURFACE, FM_HEAD, BLENDED)
+"""References that experts' seeds do not change."""
 
 POOLED = "all surfaces"
 """Name of the row over the rows of every surface."""
@@ -53,6 +63,7 @@ _FURTHER = (
     TAE_CONCAT,
     TAE_CROSS_ATTENTION,
     TAE_AUX_HEAD_ADAPTER,
+    TAE_KD,
     TAE_HISTORY,
     C2AL,
     TAE_C2AL,
@@ -62,8 +73,13 @@ _FURTHER = (
 PAIRS: tuple[tuple[str, str], ...] = (
     *((arm, against) for arms in (_USUAL, _FURTHER) for against in (CONTROL, CONTROL_MATCHED) for arm in arms),
     (FM_HEAD, FM_SINGLE_SURFACE),
+    *((arm, CONTROL) for arm in (CONTROL_MATCHED, LIGHTGBM, FM_SINGLE_SURFACE, FM_HEAD)),
+    *((arm, LIGHTGBM) for arm in (TREATED, TAE_AUX_HEAD_ADAPTER, BLENDED, FM_HEAD)),
 )
 """The comparisons made by default, where both arms ran: (arm, against)."""
+
+ARMS = (CONTROL, CONTROL_MATCHED, LIGHTGBM, FM_SINGLE_SURFACE, FM_HEAD, *_USUAL, *_FURTHER)
+"""Every arm, references first: the order in which they are shown."""
 
 _CHUNK = 1 << 22  # drawn users held at once
 
@@ -86,7 +102,10 @@ STEADY = Span("steady", 40, 53)
 
 @dataclass(frozen=True, kw_only=True)
 class Gain:
-    """One comparison. NE are means over the seeds that both arms have; percentages are in %; the interval is 95 %."""
+    """One comparison. NE are means over the seeds that are paired; percentages are in %; the interval is 95 %.
+
+    ``seeds``: pairs that were compared.
+    """
 
     surface: str
     span: str
@@ -193,12 +212,27 @@ def _gain_pct(arm_loss: np.ndarray, against_loss: np.ndarray) -> np.ndarray:
     return 100.0 * (against_loss - arm_loss) / against_loss
 
 
+def paired_under(columns: Sequence[Column]) -> list[tuple[Column, int]]:
+    """Every column and the seed that it is paired under: its own, but every expert's seed for a reference that there is
+    once (:data:`TRAINED_ONCE`).
+    """
+    count = Counter(column.arm for column in columns)
+    seeds = sorted({column.seed for column in columns if column.arm not in TRAINED_ONCE}) or [0]
+    under: list[tuple[Column, int]] = []
+    for column in columns:
+        once = column.arm in TRAINED_ONCE and count[column.arm] == 1
+        under += [(column, seed) for seed in (seeds if once else [column.seed])]
+    return under
+
+
 def _paired_columns(sums: UserSums, arm: str, against: str) -> tuple[list[int], list[int]]:
     """Places of both arms' columns, by the seeds that both have: these share data order and initial values."""
-    of_arm = {column.seed: a for a, column in enumerate(sums.columns) if column.arm == arm}
-    of_against = {column.seed: a for a, column in enumerate(sums.columns) if column.arm == against}
+    place = {column: a for a, column in enumerate(sums.columns)}
+    under = paired_under(sums.columns)
+    of_arm, of_against = ({seed: place[c] for c, seed in under if c.arm == name} for name in (arm, against))
     common = sorted(of_arm.keys() & of_against.keys())
-    return [of_arm[seed] for seed in common], [of_against[seed] for seed in common]
+    both = dict.fromkeys((of_arm[seed], of_against[seed]) for seed in common)  # two references are one pair
+    return [at for at, _ in both], [at for _, at in both]
 
 
 def draw_users(random: np.random.Generator, users: int, replicates: int) -> Iterator[np.ndarray]:

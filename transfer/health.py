@@ -1,9 +1,9 @@
-"""What the jobs of a run noted of every window: coverage of the embeddings that experts read, drift of the snapshots.
+"""What the jobs of a run noted of every window: coverage and age of what experts read, drift of the snapshots.
 
 Read from the checkpoints of a run folder, which hold the metrics of every window done::
 
     RUN/checkpoints/foundation            drift/…
-    RUN/checkpoints/experts/SURFACE       coverage/…
+    RUN/checkpoints/experts/SURFACE       coverage/…  teacher/age_hours
 """
 
 import json
@@ -19,16 +19,19 @@ Series = Mapping[str, Mapping[int, float]]
 
 COVERAGE = "coverage/"
 DRIFT = "drift/"
+TEACHER = "teacher/"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Health:
-    """Attributes: ``coverage``, shares of a surface's candidates by status, by surface; ``drift``, by measure. Names of
-    metrics stand without ``coverage/`` and ``drift/``; empty where nothing was noted.
+    """Attributes: ``coverage``, shares of a surface's candidates by status, by surface; ``drift``, by measure; ``age``,
+    mean hours from the snapshot's watermark to the request, by surface and window. Names of metrics stand without
+    ``coverage/`` and ``drift/``; empty where nothing was noted.
     """
 
     coverage: Mapping[str, Series]
     drift: Series
+    age: Mapping[str, Mapping[int, float]]
 
 
 def read(run: Path, *, surfaces: Sequence[str]) -> Health:
@@ -40,6 +43,7 @@ def read(run: Path, *, surfaces: Sequence[str]) -> Health:
     folders = {name: run / "checkpoints" / "experts" / name for name in surfaces}
     return Health(
         coverage={name: noted for name, folder in folders.items() if (noted := _series(folder, COVERAGE))},
+        age={name: noted["age_hours"] for name, folder in folders.items() if (noted := _series(folder, TEACHER))},
         drift=_series(run / "checkpoints" / "foundation", DRIFT),
     )
 

@@ -115,7 +115,14 @@ class Monitor:
         """Metric values that were not finite, and therefore not logged, since the run began."""
         return sum(run.skipped for run in self._state.runs.values())
 
-    def log_window(self, *, window: int, end: int, metrics: Mapping[str, Mapping[str, float]]) -> None:
+    @property
+    def complete(self) -> int:
+        """The newest window that :meth:`log_window` was given as ``complete``; -1 before the first."""
+        return self._state.complete
+
+    def log_window(
+        self, *, window: int, end: int, metrics: Mapping[str, Mapping[str, float]], complete: bool = False
+    ) -> None:
         """Log the metrics of a window, of any number of runs; what was logged before is left out.
 
         Args:
@@ -123,6 +130,7 @@ class Monitor:
             end: end of the window in microseconds UTC, which becomes the timestamp.
             metrics: values by run key (:data:`PLATFORM`, :data:`FOUNDATION`, :func:`expert_key`) and metric name.
                 Values that are not finite are skipped and counted.
+            complete: whether this is all there is to say of the window.
         """
         from mlflow.entities import Metric
 
@@ -143,6 +151,8 @@ class Monitor:
                 self._note_skipped(run, window, [name for name, value in fresh.items() if not math.isfinite(value)])
             run.last.update(dict.fromkeys(fresh, window))
         self._state.pending = None
+        if complete:
+            self._state.complete = max(self._state.complete, window)
         self._save()
 
     def log_params(self, params: Mapping[str, Any], *, key: str = PLATFORM) -> None:
@@ -301,12 +311,15 @@ class _Run:
 
 @dataclass
 class _State:
-    """What ``mlflow.json`` remembers. ``pending``: the window being logged when it was written."""
+    """What ``mlflow.json`` remembers. ``pending``: the window being logged when it was written; ``complete``: the
+    newest that was logged whole.
+    """
 
     id: str
     tracking: str | None = None
     runs: dict[str, _Run] = field(default_factory=dict)
     pending: int | None = None
+    complete: int = -1
 
     @staticmethod
     def read(path: Path) -> "_State":

@@ -8,21 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from transfer import cohort, gain, predictions, sums
 from transfer.gain import C2AL, CONTROL, CONTROL_MATCHED, FM_HEAD, LOGIT_RESIDUAL, POOLED, TAE, TREATED, Span
-from transfer.notation import LEGEND, floor, interval, mark, number, percent
+from transfer.notation import LEGEND, number
 from transfer.row import Row as Row
 from transfer.row import row_dict, row_of
 from transfer.sums import UserSums
-
-Cell = Callable[[Row], str]
-Columns = dict[str, Cell]
-"""What a table shows of a row, by heading."""
+from transfer.tables import Columns, ladder, level, of_rows
+from transfer.tables import gain as over
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,16 +69,19 @@ class Report:
         return f"No predictions of task '{self.task}' in the reported windows yet."
 
     def to_markdown(self) -> str:
-        """The report as Markdown."""
+        """The report as Markdown; a span's first table holds all that a terminal shows in several."""
         blocks = []
         for table in self.spans:
+            columns = _LEVELS | _in_percent(_GAINS | _HALVES)
+            named = {
+                "": of_rows("", columns, table.rows),
+                "Without split trips:": of_rows("", columns, table.without_split_trips),
+                "By cohort:": of_rows("", _in_percent(_BY_COHORT), table.cohorts, corner="cohort"),
+            }
+            shown = ladder(table.rows[-1])
             blocks.append(f"### {_title(self, table)}")
-            blocks.append(_markdown_table(table.rows))
-            if table.without_split_trips:
-                blocks.append("Without split trips:")
-                blocks.append(_markdown_table(table.without_split_trips))
-            if table.cohorts:
-                blocks += ["By cohort:", _markdown_table(table.cohorts, _BY_COHORT | _FLOOR, corner="cohort")]
+            blocks += [text for name, grid in named.items() if grid is not None for text in (name, grid.to_markdown())]
+            blocks += [f"{shown.title}:", shown.to_markdown()]
             blocks.append("\n".join(f"- {note}" for note in table.notes))
         return "\n\n".join([*(block for block in blocks if block), LEGEND if blocks else self.nothing_yet()]) + "\n"
 
@@ -89,15 +89,17 @@ class Report:
         """The report for a terminal of 80 columns or more: ``Console().print(report.to_rich())``."""
         parts: list[Table | Text] = []
         for table in self.spans:
-            shown = {"NE and AUC": _LEVELS, "Gain, %": _GAINS | _FLOOR, _OF_HALVES: _HALVES}
-            tables = [_rich_table(title, columns, table.rows) for title, columns in shown.items()]
-            if table.without_split_trips:
-                tables.append(_rich_table("Gain without split trips, %", _MAIN | _FLOOR, table.without_split_trips))
-            if table.cohorts:
-                tables.append(_rich_table("Gain by cohort, %", _BY_COHORT | _FLOOR, table.cohorts))
+            grids = [
+                of_rows("NE and AUC", _LEVELS, table.rows, floors=False),
+                of_rows("Gain, %", _GAINS, table.rows),
+                of_rows(_OF_HALVES, _HALVES, table.rows),
+                of_rows("Gain without split trips, %", _MAIN, table.without_split_trips),
+                of_rows("Gain by cohort, %", _BY_COHORT, table.cohorts, corner="cohort"),
+                ladder(table.rows[-1]),
+            ]
             parts.append(Text(_title(self, table), style="bold"))
-            for each in tables:
-                parts += [Text(), each]
+            for grid in grids:
+                parts += [Text(), grid.to_rich()] if grid is not None else []
             if table.notes:
                 parts += [Text(), *(Text(f"• {note}") for note in table.notes)]
             parts.append(Text())
@@ -207,64 +209,22 @@ def _title(report: Report, table: SpanTable) -> str:
     return f"{report.task}, {span.name} (windows {span.first} to {span.last}, {table.windows} present), {users}"
 
 
-def _ne(arm: str) -> Cell:
-    return lambda row: number(row.ne.get(arm))
-
-
-def _gain(arm: str, against: str) -> Cell:
-    """Value, mark and interval, each padded so that they line up below one another."""
-
-    def cell(row: Row) -> str:
-        one = row.gains.get((arm, against))
-        if one is None:
-            return "—"
-        return f"{percent(one.gain_pct):>6} {mark(one)} {interval(one):>16}"
-
-    return cell
-
-
 _LEVELS: Columns = {
-    "NE control": _ne(CONTROL),
-    "NE matched": _ne(CONTROL_MATCHED),
-    "NE treated": _ne(TREATED),
-    "NE FM head": _ne(FM_HEAD),
+    "NE control": level(CONTROL),
+    "NE matched": level(CONTROL_MATCHED),
+    "NE treated": level(TREATED),
+    "NE FM head": level(FM_HEAD),
     "AUC treated": lambda row: number(row.auc.get(TREATED)),
 }
-_MAIN: Columns = {"treated over control": _gain(TREATED, CONTROL)}
-_GAINS: Columns = _MAIN | {"treated over matched": _gain(TREATED, CONTROL_MATCHED)}
+_MAIN: Columns = {"treated over control": over(TREATED, CONTROL)}
+_GAINS: Columns = _MAIN | {"treated over matched": over(TREATED, CONTROL_MATCHED)}
 _OF_HALVES = "Gain of either half of the treatment alone, %"
-_FLOOR: Columns = {"noise\nfloor": lambda row: floor(row.noise_floor_pct)}
-_BY_COHORT: Columns = {"C2AL over control": _gain(C2AL, CONTROL), "treated over control": _gain(TREATED, CONTROL)}
+_BY_COHORT: Columns = {"C2AL over control": over(C2AL, CONTROL), "treated over control": over(TREATED, CONTROL)}
 _HALVES: Columns = {
-    "logit residual over control": _gain(LOGIT_RESIDUAL, CONTROL),
-    "TAE over control": _gain(TAE, CONTROL),
+    "logit residual over control": over(LOGIT_RESIDUAL, CONTROL),
+    "TAE over control": over(TAE, CONTROL),
 }
 
 
-def _markdown_table(rows: Sequence[Row], shown: Columns | None = None, corner: str = "surface") -> str:
-    """All in one table, as wide as it gets; Markdown has neither line breaks nor padding in cells."""
-    gains = {f"{name}, %": cell for name, cell in (shown or _GAINS | _HALVES | _FLOOR).items()}
-    columns = gains if shown else _LEVELS | gains
-    cells = [[corner, *columns], *([row.surface, *(cell(row) for cell in columns.values())] for row in rows)]
-    lines = ["| " + " | ".join(" ".join(cell.split()).replace("|", r"\|") for cell in line) + " |" for line in cells]
-    return "\n".join([lines[0], "|---" + "|---:" * len(columns) + "|", *lines[1:]])
-
-
-def _rich_table(title: str, columns: Columns, rows: Sequence[Row]) -> Table:
-    """Cells that find no room, as with long surface names, are folded and never cut."""
-    table = Table(
-        title=title,
-        title_justify="left",
-        title_style="italic",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        collapse_padding=True,
-    )
-    table.add_column("surface", overflow="fold")
-    for name in columns:
-        table.add_column(name, justify="right", overflow="fold")
-    for row in rows:
-        style = "bold" if row.surface == POOLED else None
-        table.add_row(Text(row.surface), *(Text(cell(row)) for cell in columns.values()), style=style)
-    return table
+def _in_percent(columns: Columns) -> Columns:
+    return {f"{name}, %": cell for name, cell in columns.items()}

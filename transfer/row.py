@@ -5,13 +5,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from transfer import gain
+from transfer.eta import etas
 from transfer.gain import Gain, Span
 from transfer.sums import UserSums
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One surface in one span. ``ne`` and ``auc`` are means over seeds, by arm; gains by (arm, against)."""
+    """One surface in one span. ``ne`` and ``auc`` are means over seeds, by arm; gains by (arm, against).
+
+    ``eta``: by arm, empty where it is not defined (:mod:`transfer.eta`).
+    """
 
     surface: str
     users: int
@@ -22,6 +26,7 @@ class Row:
     calibration: dict[str, float]
     gains: dict[tuple[str, str], Gain]
     noise_floor_pct: float | None
+    eta: dict[str, float]
 
 
 def row_of(surface: str, span: Span, each: UserSums, *, replicates: int, seed: int) -> Row:
@@ -37,6 +42,7 @@ def row_of(surface: str, span: Span, each: UserSums, *, replicates: int, seed: i
         calibration=each.mean_by_arm("calibration"),
         gains={(one.arm, one.against): one for one in compared},
         noise_floor_pct=gain.noise_floor(each),
+        eta=etas(each),
     )
 
 

@@ -3,11 +3,13 @@
 Shape legend: S stored tokens of all sequences, B sequences, H heads, D width of keys, V width of values.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from foundation.hstu.jagged import Join
+from foundation.hstu.jagged import Join, offsets_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +29,23 @@ class KeyValueCache:
     offsets: Tensor
     timestamps: Tensor
 
+    @staticmethod
+    def together(parts: "Sequence[KeyValueCache]") -> "KeyValueCache":
+        """The sequences of several caches, one after the other; at least one cache. Alone it shares memory."""
+        if len(parts) == 1:
+            return parts[0]
+        return KeyValueCache(
+            keys_SHD=torch.cat([part.keys_SHD for part in parts]),
+            values_SHV=torch.cat([part.values_SHV for part in parts]),
+            offsets=offsets_of(torch.cat([part.offsets.diff() for part in parts])),
+            timestamps=torch.cat([part.timestamps for part in parts]),
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Of what a token adds to: keys, values and timestamps."""
+        return self.keys_SHD.nbytes + self.values_SHV.nbytes + self.timestamps.nbytes
+
     def extend(self, new: "KeyValueCache") -> "KeyValueCache":
         """Both together: each sequence's stored tokens, then its new ones.
 
@@ -44,6 +63,25 @@ class KeyValueCache:
             values_SHV=join(self.values_SHV, new.values_SHV),
             offsets=join.offsets,
             timestamps=join(self.timestamps, new.timestamps),
+        )
+
+    def beginning(self, timestamps: Tensor) -> "KeyValueCache":
+        """As many first tokens of one sequence as there are ``timestamps``, at those times; shares memory."""
+        length = len(timestamps)
+        return KeyValueCache(
+            keys_SHD=self.keys_SHD[:length],
+            values_SHV=self.values_SHV[:length],
+            offsets=torch.tensor([0, length]),
+            timestamps=timestamps,
+        )
+
+    def own(self) -> "KeyValueCache":
+        """The same in memory of its own, so that what it was a part of can go."""
+        return KeyValueCache(
+            keys_SHD=self.keys_SHD.clone(),
+            values_SHV=self.values_SHV.clone(),
+            offsets=self.offsets.clone(),
+            timestamps=self.timestamps.clone(),
         )
 
     def sequences(self, first: int, last: int) -> "KeyValueCache":

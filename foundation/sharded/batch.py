@@ -23,6 +23,7 @@ from streaming.batch import BatchReader, RequestBatch, keyed
 from streaming.history import EngagementLog, gather
 from streaming.prefetch import Prefetch
 from streaming.requests import Requests
+from streaming.workspace import Workspace
 
 HISTORY = "all"
 """Name of the foundation model's history in a batch."""
@@ -199,6 +200,26 @@ class Admission:
             for items, members in zip(part.items, part.members, strict=True)
         ]
         return _looked_up(part, things, list(self.tables), evicted)
+
+
+def rows_asked(workspace: Workspace, *, batch_size: int, history: int) -> dict[str, int]:
+    """Of how many rows of every table a global batch of full histories asks, about: the distinct codes of its features.
+
+    Counted over the first window, as a plan is made before all later ones: its requests name many items between them,
+    as histories do later. A batch asks for no more of them than it has tokens, or requests.
+    """
+    requests = workspace.requests(workspace.dataset.windows[0].index)
+    items, users, context = workspace.items, workspace.users, workspace.inputs.context
+    named = {
+        "items": (items.features, items.code[_distinct(requests.item)], batch_size * history),
+        "users": (users.features, users.code[requests.user], batch_size),
+        "context": (context, requests.context, batch_size),
+    }
+    return {
+        table_name(kind, name): min(most, len(np.unique(code_N)))
+        for kind, (features, code_NF, most) in named.items()
+        for name, code_N in zip(features, code_NF.T, strict=True)
+    }
 
 
 def kinds_of(vocabulary: BatchVocabulary) -> dict[str, Vocabulary]:

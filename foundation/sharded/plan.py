@@ -5,9 +5,10 @@ Shape legend: D embedding width, W workers.
 
 import json
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from typing import cast
 
 import torch
 from torch.distributed.optim import _apply_optimizer_in_backward
@@ -84,57 +85,97 @@ def sharder_of(sharding: Sharding, device: torch.device) -> EmbeddingCollectionS
 
 
 def propose(
-    collection: EmbeddingCollection, sharding: Sharding, *, batch_size: int, device: torch.device
+    collection: EmbeddingCollection,
+    sharding: Sharding,
+    *,
+    batch_size: int,
+    device: torch.device,
+    asked: Mapping[str, int] | None = None,
 ) -> ShardingPlan:
     """The planner's choice for ``sharding.workers``; needs no worker.
 
+    It is asked twice. First as if a request looked up one row of every table: that settles how each is sharded, and
+    that they fit. Then with the rows that a batch does look up of each (a table of items is asked for hundreds of times
+    as many as one of weekdays): tables of the same kinds, placed so that workers have as much to do. Where the budget
+    holds the tables but not all that travels then, the first answer stands.
+
     Args:
         batch_size: requests of a global batch, by which traffic is estimated.
+        asked: distinct rows of every table that a global batch looks up, see
+            :func:`foundation.sharded.batch.rows_asked`; without it, what is placed is as many tables each.
 
     Raises:
         ConfigError: the tables do not fit into ``memory_mib`` of every worker, sharded as allowed; or ``kinds_of``
             names one that there is not.
     """
-    workers = sharding.workers
-    budget = NO_LIMIT if sharding.memory_mib is None else int(sharding.memory_mib * 2**20)
     tables = collection.embedding_configs()
     _require_tables(sharding, [each.name for each in tables])
-    constraints = {
-        each.name: ParameterConstraints(
-            sharding_types=list(sharding.kinds_of.get(each.name, sharding.kinds)),
-            compute_kernels=["fused", "dense"],  # dense is what the planner calls the kernel of data-parallel tables
-            min_partition=max(4, each.embedding_dim // workers),
-        )
-        for each in tables
-    }
+    kinds = {each.name: list(sharding.kinds_of.get(each.name, sharding.kinds)) for each in tables}
+    once = dict.fromkeys(kinds, batch_size)
     try:
-        with _quiet():
-            planner = EmbeddingShardingPlanner(
-                topology=Topology(
-                    world_size=workers,
-                    compute_device=device.type,
-                    local_world_size=workers,
-                    hbm_cap=budget if device.type == "cuda" else 0,
-                    ddr_cap=budget,
-                ),
-                batch_size=max(1, batch_size // workers),
-                storage_reservation=FixedPercentageStorageReservation(percentage=0.0),
-                constraints=constraints,
-                debug=False,
-            )
-            return planner.plan(collection, [sharder_of(sharding, device)])
+        found = _plan(collection, sharding, kinds, once, batch_size=batch_size, device=device)
     except PlannerError as error:
         needed = sum(4 * each.num_embeddings * (each.embedding_dim + 1) for each in tables)
         raise ConfigError(
             f"sharding.memory_mib: {sharding.memory_mib} a worker does not hold the tables: {needed / 2**20:.1f} MiB "
-            f"with their optimiser's sums, and what travels, on {workers} workers, sharded {sharding.kinds}"
+            f"with their optimiser's sums, and what travels, on {sharding.workers} workers, sharded {sharding.kinds}"
             f"{f' and {sharding.kinds_of}' if sharding.kinds_of else ''}. Give more memory, more workers, or row_wise "
             f"among kinds. The planner: {str(error).strip()[:300]}"
         ) from None
+    if asked is None:
+        return found
+    settled = {table: [cast(Kind, parameter.sharding_type)] for table, parameter in _by_table(found).items()}
+    try:
+        return _plan(collection, sharding, settled, asked, batch_size=batch_size, device=device)
+    except PlannerError:
+        return found
+
+
+def _plan(
+    collection: EmbeddingCollection,
+    sharding: Sharding,
+    kinds: Mapping[str, list[Kind]],
+    asked: Mapping[str, int],
+    *,
+    batch_size: int,
+    device: torch.device,
+) -> ShardingPlan:
+    workers = sharding.workers
+    budget = NO_LIMIT if sharding.memory_mib is None else int(sharding.memory_mib * 2**20)
+    constraints = {
+        each.name: ParameterConstraints(
+            sharding_types=list(kinds[each.name]),
+            compute_kernels=["fused", "dense"],  # dense is what the planner calls the kernel of data-parallel tables
+            min_partition=max(4, each.embedding_dim // workers),
+            pooling_factors=[max(asked[each.name], 1) / batch_size],
+        )
+        for each in collection.embedding_configs()
+    }
+    with _quiet():
+        planner = EmbeddingShardingPlanner(
+            topology=Topology(
+                world_size=workers,
+                compute_device=device.type,
+                local_world_size=workers,
+                hbm_cap=budget if device.type == "cuda" else 0,
+                ddr_cap=budget,
+            ),
+            batch_size=max(1, batch_size // workers),
+            storage_reservation=FixedPercentageStorageReservation(percentage=0.0),
+            constraints=constraints,
+            debug=False,
+        )
+        return planner.plan(collection, [sharder_of(sharding, device)])
 
 
 def agreed(
-    collection: EmbeddingCollection, sharding: Sharding, group: Group, *, batch_size: int, device: torch.device
+    collection: EmbeddingCollection,
+    sharding: Sharding,
+    group: Group,
+    *,
+    batch_size: int,
+    device: torch.device,
+    asked: Mapping[str, int] | None,
 ) -> ShardingPlan:
     """What the leader proposes, on every worker.
 
@@ -144,7 +185,7 @@ def agreed(
     said: ShardingPlan | ConfigError | None = None
     if group.leads:
         try:
-            said = propose(collection, sharding, batch_size=batch_size, device=device)
+            said = propose(collection, sharding, batch_size=batch_size, device=device, asked=asked)
         except ConfigError as error:
             said = error
     said = group.from_leader(said)

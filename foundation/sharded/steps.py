@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 from foundation.model import FoundationModel
 from foundation.publish import Publisher
 from foundation.sharded.accelerator import moved
-from foundation.sharded.batch import Admission, Part, ShardReader, WorkerBatch
+from foundation.sharded.batch import Admission, Part, ShardReader, WorkerBatch, rows_asked
 from foundation.sharded.config import Sharding
 from foundation.sharded.dense import Reduction, reduction_of
 from foundation.sharded.group import Group, in_order
@@ -101,6 +101,7 @@ class ShardedLearner(FoundationLearner):
             sharding=sharding,
             group=group,
             batch_size=config.batch_size,
+            asked=rows_asked(workspace, batch_size=config.batch_size, history=config.model.history),
         )
         mine = range(group.rank * each, (group.rank + 1) * each)
         self.reader: Any = ShardReader(reader=reader, prefetch=workspace.prefetch, shards=sharding.logical, mine=mine)
@@ -157,11 +158,12 @@ class ShardedLearner(FoundationLearner):
         self.optimiser.dense.zero_grad(set_to_none=True)
         self.loss.first_draw = self.optimiser.updates * self.sharding.logical
         loss_L = self.reduction.backward(rows, shards, between)
+        losses = self.group.begin_gather(loss_L.unsqueeze(1))
         gradient_MD = torch.empty_like(found_MD)
         gradient_MD[place_M] = torch.cat([cast(Tensor, part.grad) for part in rows])
         self.tables.learn(step.sent, found_MD, gradient_MD)
         self.optimiser.update()
-        return {"train_loss": in_order(self.group.gather(loss_L.unsqueeze(1)))[0].item()}
+        return {"train_loss": in_order(losses())[0].item()}
 
     def finish(self, window: Window) -> Mapping[str, float]:
         """Release the snapshot whose watermark is the window's end; the leader compares it with the one before."""

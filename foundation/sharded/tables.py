@@ -3,7 +3,7 @@
 Shape legend: M rows looked up, D embedding width, R rows of a table, G column-wise pieces of it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -32,6 +32,8 @@ class ShardedTables:
         tables: rows by name.
         width: D.
         batch_size: requests of a global batch.
+        asked: rows of every table that a global batch looks up, by which workers get as many to look up and to update;
+            None where that is not known.
 
     Raises:
         ConfigError: they do not fit, see :func:`foundation.sharded.plan.propose`.
@@ -46,11 +48,12 @@ class ShardedTables:
         sharding: Sharding,
         group: Group,
         batch_size: int,
+        asked: Mapping[str, int] | None = None,
     ) -> None:
         comm_ops.set_gradient_division(False)  # gradients are of the global loss: they are added, never averaged
         self.tables, self.width, self.group, self.device = tables, width, group, group.device
         collection = planning.collection_of(tables, width=width, learning_rate=learning_rate)
-        found = planning.agreed(collection, sharding, group, batch_size=batch_size, device=self.device)
+        found = planning.agreed(collection, sharding, group, batch_size=batch_size, device=self.device, asked=asked)
         self.pieces = planning.pieces(found, collection)
         whole = {each.table for each in self.pieces if each.kind == planning.DATA_PARALLEL}
         self._cut = {name: rows for name, rows in tables.items() if name not in whole}

@@ -1,6 +1,7 @@
 """``hypercast expert``: spin up an expert of a surface, train it, promote it; experts and their pins."""
 
 import dataclasses
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,18 +27,10 @@ def expert_create(
     json: Json = False,
 ) -> None:
     """Write the file of a new expert of a surface, to be edited or trained as it is."""
-    from hypercast.registry import Registry
-    from hypercast.runtime import expert_file, spinup
-    from streaming.dataset import Dataset
-    from streaming.inputs import Inputs
+    from hypercast.runtime import spinup
 
-    platform = _platform(run)
-    inputs = Inputs.of(Dataset.open(platform.dataset.path).config)
-    path = expert_file.create(
-        run, name, platform=platform, inputs=inputs, surface=surface, task=task, like=like, mode=mode
-    )
-    pin = spinup.pin(Registry(run / "registry"), name, lineage=platform.foundation.publisher.lineage)
-    emit({"expert": name, "file": str(path), "pinned to": pin.target}, json)
+    path, pin, backfill = spinup.create(_platform(run), name, surface=surface, task=task, like=like, mode=mode)
+    emit({"expert": name, "file": str(path), "pinned to": pin.target, "backfill": backfill}, json)
 
 
 @expert.command("train")
@@ -50,19 +43,25 @@ def expert_train(
     json: Json = False,
 ) -> None:
     """Replay the last windows from the TAE log, the control beside the expert, and say what it gains."""
+    begun = time.perf_counter()
     from hypercast.runtime import promotion, spinup
 
     job = spinup.SpinUp(platform=_platform(run), name=name)
+    opened = time.perf_counter() - begun
     with progress(json) as advance:
         version = job.train(backfill=backfill, progress=advance)
-    training, outcome, measured = version.training, version.outcome or {}, spinup.measure(version)
+    training, outcome, measured = version.training, version.outcome or {}, version.gain
+    seconds = {"open": opened, **job.seconds}
+    seconds["to_gain"] = sum(seconds.values())
     windows = f"windows {training.first} to {training.last}"
     facts = {"expert": version.label, "surface": training.expert.surface, "mode": training.expert.mode}
     if json:
-        emit({**facts, "first_window": training.first, "last_window": training.last, **outcome}, json)
+        values = {"first_window": training.first, "last_window": training.last, **outcome, "seconds": seconds}
+        emit({**facts, **values}, json)
         return
     told = promotion.explain(measured, f"over control in {windows}") if measured else f"no gain defined in {windows}"
-    emit({**facts, "coverage": f"{100 * outcome['coverage']:.1f} %", "gain": told}, json)
+    shown = {"coverage": f"{100 * outcome['coverage']:.1f} %", "gain": told, "seconds": f"{seconds['to_gain']:.1f}"}
+    emit({**facts, **shown}, json)
 
 
 @expert.command("promote")
@@ -70,7 +69,8 @@ def expert_promote(name: str, run: RunFolder = DEMO, json: Json = False) -> None
     """Let the last training of an expert serve its surface, if it is better than what does; exits with 1 if not."""
     from hypercast.runtime import promotion
 
-    decision = promotion.promote(run, name)
+    serving = _platform(run).serving
+    decision = promotion.promote(run, name, arm=serving.arm if serving is not None else None)
     values: dict[str, Any] = dataclasses.asdict(decision)
     if not json:
         values.pop("gain")
@@ -144,12 +144,12 @@ def _platform(run: Path) -> "PlatformConfig":
 
 def _spun_up(run: Path, name: str) -> dict[str, Any]:
     """What is known of an expert that has a file; nothing of the platform's own."""
-    from hypercast.runtime import expert_file, promotion, spinup
+    from hypercast.runtime import expert_file, promotion, trainings
 
     if name not in expert_file.names(run):
         return dict.fromkeys(("surface", "mode", "trained", "gain_pct", "lo", "hi", "serves"))
     file = expert_file.read(run, name)
-    complete = [(version, version.outcome) for version in spinup.versions(run, name) if version.outcome is not None]
+    complete = [(version, version.outcome) for version in trainings.versions(run, name) if version.outcome is not None]
     version, outcome = complete[-1] if complete else (None, None)
     measured = (outcome or {}).get("gain") or {}
     named = promotion.serving(run, file.surface)

@@ -20,6 +20,7 @@ from hypercast.cli.precision import precision
 from hypercast.cli.scale import scale
 from hypercast.cli.serve import serve
 from hypercast.cli.served import served
+from hypercast.cli.speculate import speculate
 from hypercast.cli.store import store
 from hypercast.cli.stream import stream
 from hypercast.cli.transfer import transfer
@@ -40,6 +41,7 @@ for name, group in {
 app.command("precision")(precision)
 app.command("serve")(serve)
 app.command("served")(served)
+app.command("speculate")(speculate)
 app.command("scale")(scale)
 
 

@@ -45,10 +45,12 @@ def served(
     if window is not None:
         chosen = [workspace.dataset.window(window)]
     else:
-        sealed = {segment.window for segment in log.segments()}
-        waiting = [one for one in workspace.dataset.windows if one.index not in sealed]
+        waiting = [one for one in workspace.dataset.windows if log.sealed(one.index) is None]
         chosen = [one for one in waiting if any(part.num_rows for part in parts.parts(log.root, one))]
-    reports = {one.index: log.seal(window=one, workspace=workspace, registry=registry) for one in chosen}
+    published = platform.log.build(platform.run / "tae_log")
+    reports = {
+        one.index: log.seal(window=one, workspace=workspace, registry=registry, published=published) for one in chosen
+    }
     emit_rows([{"window": index, **asdict(report)} for index, report in reports.items()], json)
     if drop and chosen:
         parts.drop(log.root, before=chosen[-1].start)

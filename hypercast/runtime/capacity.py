@@ -166,6 +166,11 @@ def needs(work: Workload, costs: Costs) -> list[Need]:
             * _CPU_SECONDS,
             network_gbit=republished * vectors,
         ),
+        Need(  # what experts learn from: every request once, whether its vectors were served from the store or not
+            part="teacher log",
+            cores=mean * trained * costs.fm_score_us_per_token * scale * _CPU_SECONDS,
+            network_gbit=mean * (costs.request_bytes + work.logged * costs.log_bytes_per_candidate) * _BITS / 1e9,
+        ),
         Need(
             part="expert training",
             cores=mean * work.logged * work.variants * costs.expert_train_us_per_candidate * _CPU_SECONDS,

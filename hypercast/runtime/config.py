@@ -65,6 +65,8 @@ class PlatformConfig(Config):
             coarse to fine.
         asked_days: by surface and task, how long after a request the surface counts a conversion, if not as long as the
             task's attribution window; needs ``interpolation``. Example: ``{storefront: {redeem: 7}}``.
+        learn_from: what experts predict and learn from. ``published``: the TAE log. ``served``: of candidates that a
+            service has answered, what it gave (docs/serving.md); of all others, the TAE log.
         online: the store that serving reads, fed with what is published to the TAE log; ``{}`` keeps it in the run
             folder. Experts do not read it.
         serving: how requests are answered (docs/serving.md); null: as its defaults say.
@@ -91,16 +93,20 @@ class PlatformConfig(Config):
     delay_groups: list[str] = []
     asked_days: dict[str, dict[str, Annotated[float, pydantic.Field(gt=0)]]] = {}
     log: TaeLog.Config = TaeLog.Config()
+    learn_from: Literal["published", "served"] = "published"
     online: OnlineStore.Config | None = None
     serving: ServingConfig | None = None
     monitor: Monitor.Config = Monitor.Config()
 
     @pydantic.model_validator(mode="after")
     def _delayed_snapshots_are_kept(self) -> "PlatformConfig":
-        delay, keep = self.expert.teacher_delay_windows, self.foundation.publisher.keep
+        delay, keep = self.expert.delays[-1], self.foundation.publisher.keep
         if delay and keep < delay + 2:
+            late = f"teacher_delay_windows: {self.expert.teacher_delay_windows}"
+            if delay > self.expert.teacher_delay_windows:
+                late += f" with label_delay_windows: {self.expert.label_delay_windows}"
             raise ValueError(
-                f"expert.teacher_delay_windows: {delay} needs snapshots that foundation.publisher.keep: {keep} has "
+                f"expert.{late} needs snapshots that foundation.publisher.keep: {keep} has "
                 f"removed by then. Give keep: {delay + 2} or more"
             )
         return self
@@ -123,6 +129,20 @@ class PlatformConfig(Config):
                 "foundation.sharding: its workers train on all windows before the experts begin, and the snapshot that "
                 "`finetune` starts from is gone by then. Leave out the arm, or give sharding: null"
             )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _what_is_served_can_be_learned_from(self) -> "PlatformConfig":
+        serving, delay = self.serving or ServingConfig(), self.expert.delays[-1]
+        problem = None
+        if delay:
+            problem = f"the newest snapshot answers, and an expert's delay of {delay} windows asks for an older one"
+        elif serving.mode == "expert":
+            problem = "with serving.mode: expert no answer has a vector"
+        elif not serving.keep:
+            problem = "with serving.keep: false no answer is logged"
+        if self.learn_from == "served" and problem:
+            raise ValueError(f"learn_from: served: {problem}. Change that, or give learn_from: published")
         return self
 
     @pydantic.model_validator(mode="after")

@@ -119,7 +119,7 @@ def read(run: Path, name: str) -> ExpertFile:
     return configuration.load(path, ExpertFile)
 
 
-def create(
+def make(
     run: Path,
     name: str,
     *,
@@ -129,8 +129,8 @@ def create(
     task: str | None = None,
     like: str | None = None,
     mode: str | None = None,
-) -> Path:
-    """Write the file of a new expert; returns its path.
+) -> ExpertFile:
+    """What the file of a new expert is to say; nothing is written.
 
     Args:
         run: the platform's run folder.
@@ -158,16 +158,38 @@ def create(
     given = {"surface": surface, "task": task, "mode": mode}
     values = base | {key: value for key, value in given.items() if value is not None}
     made = configuration.parse(values, ExpertFile, source=f"expert '{name}'").check(inputs, source=f"expert '{name}'")
+    _refuse_taken(path, name, surface)
+    return made
+
+
+def create(run: Path, name: str, made: ExpertFile, *, backfill: int) -> Path:
+    """Write the file of a new expert; returns its path.
+
+    Args:
+        run: the platform's run folder.
+        name: of the expert.
+        made: see :func:`make`.
+        backfill: how many windows the file recommends to train it on.
+
+    Raises:
+        RegistryError: there is such an expert already.
+    """
+    path = path_of(run, name)
     with exclusive(path.parent):
-        if path.exists():
-            raise RegistryError(
-                f"{path}: there is an expert '{name}' already; its file is not overwritten. Edit it, or choose another "
-                f"name: hypercast expert create {name}_2 --surface {surface} --like {name} --run {run}"
-            )
-        head = f"# Expert '{name}'. Train it on the last 12 windows: hypercast expert train {name} --backfill 12\n"
+        _refuse_taken(path, name, made.surface)
+        command = f"hypercast expert train {name} --backfill {backfill}"
+        head = f"# Expert '{name}'. Train it on the last {backfill} windows: {command}\n"
         head += textwrap.indent(textwrap.fill(f"Modes: {', '.join(MODES)}.", _WIDTH - 2), "# ") + "\n"
         files.write_text(path, head + commented(made))
     return path
+
+
+def _refuse_taken(path: Path, name: str, surface: str) -> None:
+    if path.exists():
+        raise RegistryError(
+            f"{path}: there is an expert '{name}' already; its file is not overwritten. Edit it, or choose another "
+            f"name: hypercast expert create {name}_2 --surface {surface} --like {name} --run {path.parent.parent}"
+        )
 
 
 def _plain(learner: SurfaceLearner.Config) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from hypercast.registry import Registry
 from hypercast.runtime.config import PlatformConfig
 from hypercast.runtime.online import OnlineFeed
 from hypercast.runtime.stream import keeper, workspace_of
+from hypercast.serving.logs.served_first import ServedFirst
 from hypercast.store.tae_log import TaeLog
 from hypercast.training.loop import ContinualTrainer
 from hypercast.training.memory import keep_freed_memory
@@ -35,7 +36,7 @@ class FoundationJob:
             log=config.log.build(run / "tae_log"),
             probe=run / "probe",
         )
-        self.delay = config.expert.teacher_delay_windows
+        self.delays = [delay for delay in config.expert.delays if delay]
         self.learner = FoundationLearner(
             config=config.foundation, workspace=self.workspace, publisher=self.publisher, seed=config.seeds[0]
         )
@@ -61,8 +62,8 @@ class FoundationJob:
         if window not in self.trainer.metrics:
             self.learner.prepare(current)
             self.publisher.publish(current)
-            if self.delay:
-                self.publisher.publish_delayed(current, self.delay)
+            for delay in self.delays:
+                self.publisher.publish_delayed(current, delay)
             for snapshot in self.publisher.pinned_for(current):
                 self.publisher.publish(current, snapshot)
         if self.feed is not None:
@@ -85,7 +86,7 @@ class ExpertJob:
         keep_freed_memory()
         self.workspace = workspace_of(config, run)
         registry = Registry(run / "registry")
-        log = config.log.build(run / "tae_log")
+        log = learned_log(config, run)
         self.learners = {
             surface: self._learner(config, run, surface, log=log, registry=registry) for surface in surfaces
         }
@@ -138,6 +139,13 @@ class ExpertJob:
             seeds=config.seeds,
             run=run,
         )
+
+
+def learned_log(config: PlatformConfig, run: Path) -> TaeLog:
+    """What experts read of the foundation model, as ``learn_from`` says."""
+    if config.learn_from == "served":
+        return ServedFirst.of_run(run, config=config.log)
+    return config.log.build(run / "tae_log")
 
 
 def _busy(workspace: Workspace, window: int) -> Window:

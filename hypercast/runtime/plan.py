@@ -6,6 +6,9 @@ from hypercast.runtime.config import PlatformConfig
 from hypercast.runtime.engine import Job, Resources
 from hypercast.runtime.jobs import ExpertJob, FoundationJob
 
+PATIENCE = 5.0
+"""Seconds to wait for another process that hands out the work of a run: one that was killed is gone by then."""
+
 
 def jobs(config: PlatformConfig, *, run: Path, surfaces: list[str]) -> list[Job]:
     """The foundation model's job, and then the experts'. All arms of a surface share one job, and so its batches.

@@ -9,27 +9,25 @@ from pathlib import Path
 from typing import Any
 
 from hypercast.registry import Registry
-from hypercast.runtime import stream
+from hypercast.runtime import reporting, stream, window_metrics
 from hypercast.runtime.board import Board
 from hypercast.runtime.config import DatasetChoice, PlatformConfig
 from hypercast.runtime.engine import Engine, Job, LocalEngine
+from hypercast.runtime.jobs import learned_log
 from hypercast.runtime.ownership import own
-from hypercast.runtime.plan import jobs, run_lock
+from hypercast.runtime.plan import PATIENCE, jobs, run_lock
 from hypercast.runtime.ray_engine import RayEngine
+from hypercast.serving.logs.served_first import ServedFirst
 from streaming import config as configuration
 from streaming import files
 from streaming.dataset import Dataset, Window
 from streaming.errors import ConfigError, DataError
-from transfer import curve, figures, gain, page, predictions, report, sums
-from transfer.evaluate import evaluate
+from transfer import predictions
 from transfer.monitor import FOUNDATION, PLATFORM, Monitor, expert_key
 from transfer.report import Report
 
 FLOPS_FILE = "flops_per_candidate.json"
 """In the run folder: floating-point operations for one candidate, of the foundation model and of every arm."""
-
-_PATIENCE = 5.0
-"""Seconds to wait for another run in the same folder: one that was killed is gone by then."""
 
 Progress = Callable[[str, float], None]
 _logger = logging.getLogger(__name__)
@@ -43,7 +41,6 @@ class Platform:
         self.run_folder = config.run
         self.dataset = Dataset.open(config.dataset.path)
         self._keep_config()
-        self.task = self.dataset.config.tasks[0].name
 
     def run(self, progress: Progress, board: Board | None = None) -> Report:
         """Run every window; returns the report.
@@ -64,7 +61,7 @@ class Platform:
 
             sharded.train(self.config, progress)
         with (
-            own(run_lock(self.run_folder), patience=_PATIENCE),
+            own(run_lock(self.run_folder), patience=PATIENCE),
             self._engine(board) as engine,
             self.config.monitor.build(run=self.run_folder, platform=self.config.name) as monitor,
         ):
@@ -73,15 +70,9 @@ class Platform:
             self._loop(engine, monitor, windows, progress)
             return self._conclude(monitor)
 
-    def report(self, *, untouched: bool = False) -> Report:
-        """Compare the arms on what was predicted so far; ``untouched``: of the fifth of users kept apart."""
-        return report.build(
-            self.run_folder,
-            task=self.task,
-            spans=self.config.report_spans(),
-            surfaces=self.dataset.config.surfaces,
-            untouched=untouched,
-        )
+    def report(self, *, task: str | None = None, untouched: bool = False) -> Report:
+        """Compare the arms on what was predicted so far; see :func:`hypercast.runtime.reporting.build`."""
+        return reporting.build(self.config, task=task, untouched=untouched)
 
     @contextmanager
     def _engine(self, board: Board | None) -> Iterator[Engine]:
@@ -108,6 +99,7 @@ class Platform:
         for ready in self._ready(windows):
             for handle in (last[0], *last[1]) if last is not None else ():
                 engine.stop(handle)
+            self._settle(ready)
             foundation, *experts = [engine.start(job) for job in self.jobs()]
             self.run_windows(engine, monitor, foundation, experts, ready, done)
             if self.config.stream is not None:
@@ -119,6 +111,18 @@ class Platform:
                 "given a message that is later than its end by `allowed_lateness_seconds`, or its end marker."
             )
         self._wind_up(engine, monitor, *last)
+
+    def _settle(self, windows: list[Window]) -> None:
+        """Say, before anything reads it, what experts learn of windows that were served; nothing where they do not."""
+        log = learned_log(self.config, self.run_folder)
+        if isinstance(log, ServedFirst):
+            by_surface = (predictions.windows(self.run_folder, name) for name in self.dataset.config.surfaces)
+            log.settle(
+                windows,
+                workspace=self.config.workspace(stream.dataset_of(self.config, self.run_folder)),
+                registry=Registry(self.run_folder / "registry"),
+                predicted={index for indices in by_surface for index in indices},
+            )
 
     def _ready(self, windows: list[Window]) -> Iterator[list[Window]]:
         """Windows whose data is there, in order: all at once from files, as they are sealed from a stream."""
@@ -175,46 +179,21 @@ class Platform:
         by_surface: dict[str, dict[str, float]],
         restarts: dict[str, float],
     ) -> None:
-        """Log one window of every run; the users kept apart are left out, as everywhere in development."""
-        metrics: dict[str, dict[str, float]] = {FOUNDATION: dict(foundation), PLATFORM: restarts}
-        seen = {}
-        for surface, learned in by_surface.items():
-            seen[surface] = sums.of_window(self.run_folder, surface=surface, window=window.index, task=self.task)
-            seen[surface] = seen[surface].select(untouched=False)
-            table = predictions.read(self.run_folder, surface=surface, window=window.index)
-            table = table.filter(~sums.is_untouched(table["user_id"].to_numpy()))
-            for column, values in evaluate(table, task=self.task).items():
-                if column.arm == gain.FM_HEAD:
-                    metrics[FOUNDATION] |= {f"{name}/{surface}": value for name, value in values.items()}
-                else:
-                    key = expert_key(surface, column.arm, column.seed)
-                    loss = f"{column.arm}.seed{column.seed}/train_loss"
-                    metrics[key] = {**values, "train_loss": learned.get(loss, float("nan"))}
-            metrics[PLATFORM] |= {
-                f"{name}/{surface}": value
-                for name, value in learned.items()
-                if name.startswith(("coverage/", "tables/"))
-            }
-        seen[gain.POOLED] = gain.pooled(seen)
-        for surface, of_surface in seen.items():
-            name = surface.replace(" ", "_")
-            for one in gain.gains(of_surface, surface=surface, span=f"window {window.index}", replicates=200):
-                key = f"{one.arm}_vs_{one.against}/{name}"
-                metrics[PLATFORM] |= {f"gain_pct/{key}": one.gain_pct}
-                metrics[PLATFORM] |= {f"gain_lo/{key}": one.lo, f"gain_hi/{key}": one.hi}
-        monitor.log_window(window=window.index, end=window.end, metrics=metrics)
+        """Log one window of every run; the users kept apart are left out, as everywhere in development.
+
+        A window that was logged whole is not looked at again: labels that came after it would tell another story of it.
+        """
+        if window.index <= monitor.complete:
+            return
+        tasks = [task.name for task in self.dataset.config.tasks]
+        metrics = window_metrics.of_window(self.run_folder, window=window.index, tasks=tasks, learned=by_surface)
+        metrics[FOUNDATION] |= foundation
+        metrics[PLATFORM] |= restarts
+        monitor.log_window(window=window.index, end=window.end, metrics=metrics, complete=True)
 
     def _conclude(self, monitor: Monitor) -> Report:
         """Tables, figures and registered models of the whole run."""
-        result = self.report()
-        monitor.log_report(result)
-        files.write_text(self.run_folder / "report.md", result.to_markdown())
-        surfaces = self.dataset.config.surfaces
-        by_window = curve.curves(self.run_folder, task=self.task, surfaces=surfaces)
-        made = page.build(self.run_folder, result, title=self.config.name, surfaces=surfaces, curves=by_window)
-        monitor.log_artifact(page.write(made, self.run_folder / "report.html"), folder="report")
-        monitor.log_figure(figures.gain_over_windows(by_window), name="gain_over_windows")
-        monitor.log_figure(figures.entropy_over_windows(by_window), name="entropy_over_windows")
+        result = reporting.publish(self.config, monitor)
         lineage = self.config.foundation.publisher.lineage
         for snapshot in Registry(self.run_folder / "registry").list(lineage):
             monitor.register_snapshot(

@@ -60,7 +60,7 @@ class RayEngine:
         self._jobs: list[SupervisedJob] = []
         self._joined = ray.is_initialized()  # a process that has joined a cluster stays in it
         if not self._joined:
-            _connect(config, cpus)
+            connect(config, cpus)
 
     @property
     def jobs(self) -> list[SupervisedJob]:
@@ -112,13 +112,23 @@ class RayEngine:
             )
 
 
-def _connect(config: RayEngine.Config, cpus: float) -> None:
+def address_of(config: RayEngine.Config) -> str | None:
+    """Of the cluster to join; None where one is to be started on this machine."""
+    return config.address or os.environ.get("RAY_ADDRESS")
+
+
+def connect(config: RayEngine.Config, cpus: float) -> None:
+    """Join the cluster that ``config`` names, or start one on this machine that offers at least ``cpus``.
+
+    Raises:
+        ConfigError: it cannot be joined.
+    """
     import ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     logging.getLogger("ray").setLevel(logging.ERROR)
     options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
-    address = config.address or os.environ.get("RAY_ADDRESS")
+    address = address_of(config)
     if address is not None:
         _require_answer(address)
         options |= {"address": address}

@@ -10,11 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hypercast.runtime.config import PlatformConfig
+from hypercast.runtime.ownership import own
+from hypercast.runtime.plan import PATIENCE, run_lock
 from hypercast.runtime.stream import dataset_of
 from streaming import config as configuration
 from transfer import predictions
+from transfer.gain import LIGHTGBM
 from transfer.reference.blend import add_blended
-from transfer.reference.boosting import LIGHTGBM, Boosting
+from transfer.reference.boosting import Boosting
 from transfer.reference.join import has_arm, join_arm
 
 REFERENCE = "reference"
@@ -32,11 +35,16 @@ def add_trees(run: Path, *, progress: Callable[[str, float], None], source: Path
     Raises:
         ConfigError: LightGBM is not installed, or ``run`` is no run.
         DataError: ``source`` is of another data set.
+        OwnershipError: another process works in the run folder.
     """
+    with own(run_lock(run), patience=PATIENCE):
+        _add_trees(run, progress, source or run / REFERENCE / LIGHTGBM)
+
+
+def _add_trees(run: Path, progress: Callable[[str, float], None], source: Path) -> None:
     if not has_arm(run, arm=LIGHTGBM):
         config = configuration.load(run / "platform.yaml", PlatformConfig)
         workspace = config.workspace(dataset_of(config, run))
-        source = source or run / REFERENCE / LIGHTGBM
         surfaces = predictions.surfaces(run)
         last = max(window for surface in surfaces for window in predictions.windows(run, surface))
         if not all(predictions.path_of(source, surface, last).is_file() for surface in surfaces):

@@ -22,7 +22,7 @@ import torch
 
 from foundation.publish import Publisher
 from foundation.sharded import accelerator, plan
-from foundation.sharded.batch import tables_of
+from foundation.sharded.batch import rows_asked, tables_of
 from foundation.sharded.config import Sharding
 from foundation.sharded.group import WAIT_SECONDS, Group
 from foundation.sharded.steps import ShardedLearner
@@ -33,7 +33,7 @@ from hypercast.runtime.config import PlatformConfig
 from hypercast.runtime.jobs import FoundationJob
 from hypercast.runtime.online import OnlineFeed
 from hypercast.runtime.ownership import own
-from hypercast.runtime.plan import run_lock
+from hypercast.runtime.plan import PATIENCE, run_lock
 from hypercast.runtime.sharded_ray import brings_ray, ray_for, scaling_of
 from hypercast.runtime.stream import workspace_of
 from hypercast.training import checkpoint
@@ -44,7 +44,6 @@ from streaming.errors import ConfigError, UserError
 
 PLAN_FILE = "sharding.json"
 
-_PATIENCE = 5.0
 
 Progress = Any
 
@@ -62,7 +61,7 @@ class ShardedFoundationJob(FoundationJob):
         self.run = run
         self.group = group
         self.workspace = workspace_of(config, run)
-        self.delay = config.expert.teacher_delay_windows
+        self.delays = [delay for delay in config.expert.delays if delay]
         self.feed = None
         publisher = None
         if group.leads:
@@ -145,7 +144,7 @@ def train(config: PlatformConfig, progress: Progress) -> dict[str, Any]:
     if brings_ray(config):
         accelerator.require(sharding.accelerator, workers=sharding.workers, gpus=torch.cuda.device_count())
     described = config.model_copy(update={"foundation": config.foundation.model_copy(update={"sharding": sharding})})
-    with own(run_lock(run), patience=_PATIENCE), ray_for(sharding, config), _told(run, windows, progress):
+    with own(run_lock(run), patience=PATIENCE), ray_for(sharding, config), _told(run, windows, progress):
         trainer = TorchTrainer(
             _work,
             train_loop_config={
@@ -181,15 +180,16 @@ def planned(config: PlatformConfig) -> list[plan.Piece]:
         ConfigError: they do not fit, see :func:`foundation.sharded.plan.propose`.
     """
     foundation = config.foundation
-    inputs = config.workspace(Dataset.open(config.dataset.path)).inputs
+    workspace = config.workspace(Dataset.open(config.dataset.path))
     collection = plan.collection_of(
-        tables_of(foundation.model.vocabulary.build(inputs)),
+        tables_of(foundation.model.vocabulary.build(workspace.inputs)),
         width=foundation.model.width,
         learning_rate=foundation.optimiser.table_learning_rate,
     )
     sharding = foundation.sharding or Sharding()
     device = torch.device(sharding.accelerator)
-    found = plan.propose(collection, sharding, batch_size=foundation.batch_size, device=device)
+    asked = rows_asked(workspace, batch_size=foundation.batch_size, history=foundation.model.history)
+    found = plan.propose(collection, sharding, batch_size=foundation.batch_size, device=device, asked=asked)
     return plan.pieces(found, collection)
 
 

@@ -19,6 +19,8 @@ from foundation.steps import FoundationLearner
 from hypercast.pins import Pin, check_name
 from hypercast.registry import Registry
 from hypercast.runtime.config import PlatformConfig
+from hypercast.runtime.ownership import own
+from hypercast.runtime.plan import PATIENCE, run_lock
 from hypercast.runtime.stream import dataset_of
 from hypercast.store.tae_log import TaeLog
 from hypercast.training.loop import ContinualTrainer
@@ -107,18 +109,20 @@ def train_single_surfaces(config: PlatformConfig, run: Path, progress: Callable[
         ConfigError: ``config`` has policies for late labels, or surfaces that ask for other windows: it would be
             compared with models that have learned, or answer, something else.
         DataError: the run in ``run`` has predictions of a window that ``config`` does not run.
+        OwnershipError: another process works in the run folder.
     """
     if config.labels or config.asked_days:
         raise ConfigError(
             f"{run}: {FM_SINGLE_SURFACE} learns from labels once they are known and answers for the whole attribution "
             "window; this run has `labels` or `asked_days`. Compare on a run without: leave both out of its file."
         )
-    dataset = dataset_of(config, run)
-    windows, surfaces = dataset.windows[: config.windows], dataset.config.surfaces
-    for number, surface in enumerate(surfaces):
-        job = SingleSurfaceJob(config, run, surface)
-        for done, window in enumerate(windows, start=1):
-            job.run_window(window)
-            share = (number + done / len(windows)) / len(surfaces)
-            progress(f"{FM_SINGLE_SURFACE} {surface}, window {window.index}", share)
-    join_arm(run, reference_folder(run), arm=FM_SINGLE_SURFACE)
+    with own(run_lock(run), patience=PATIENCE):
+        dataset = dataset_of(config, run)
+        windows, surfaces = dataset.windows[: config.windows], dataset.config.surfaces
+        for number, surface in enumerate(surfaces):
+            job = SingleSurfaceJob(config, run, surface)
+            for done, window in enumerate(windows, start=1):
+                job.run_window(window)
+                share = (number + done / len(windows)) / len(surfaces)
+                progress(f"{FM_SINGLE_SURFACE} {surface}, window {window.index}", share)
+        join_arm(run, reference_folder(run), arm=FM_SINGLE_SURFACE)

@@ -1,22 +1,15 @@
 """Spin-up: an expert of a file learns a run's last windows, its control beside it, from what the TAE log holds.
 
-::
-
-    RUN/experts.d/NAME/0001/      one training, named NAME@0001; the same file over the same windows resumes it
-      training.yaml               the file as it was, the windows, the pin
-      checkpoints/  predictions/  sums/
-      model/ARM/                  weights of the first seed
-      outcome.json                the gain; written last, so that only what is complete can be promoted
+The same file over the same windows resumes what was begun (:mod:`hypercast.runtime.trainings`).
 """
 
 import dataclasses
 import json
 import math
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -25,110 +18,23 @@ from foundation.publish import Publisher
 from hypercast import pins
 from hypercast.errors import RegistryError
 from hypercast.lock import exclusive
-from hypercast.pins import Pin, snapshot_name
+from hypercast.pins import Pin
 from hypercast.registry import Registry, Snapshot
 from hypercast.runtime import expert_file
 from hypercast.runtime.config import PlatformConfig
-from hypercast.runtime.expert_file import ExpertFile
 from hypercast.runtime.stream import dataset_of
+from hypercast.runtime.teaching import BACKFILL, Teaching
+from hypercast.runtime.trainings import Training, Version, measure, pooled, versions
 from hypercast.training.loop import ContinualTrainer
 from streaming import config as configuration
 from streaming import files
-from streaming.config import Config
 from streaming.dataset import Window
 from streaming.errors import DataError
-from transfer import gain, predictions, sums
-from transfer.gain import CONTROL, Gain
+from transfer import gain
+from transfer.gain import CONTROL
 from transfer.monitor import expert_key
-from transfer.sums import UserSums
-
-BACKFILL = 12
-"""Windows that a new expert learns unless told otherwise."""
 
 Progress = Callable[[str, float], None]
-
-
-class Training(Config):
-    """What a training depends on; one that is equal in everything resumes.
-
-    Attributes:
-        expert: the file.
-        first: index of the first window.
-        last: index of the last one.
-        pin: what the expert was pinned to.
-    """
-
-    expert: ExpertFile
-    first: int
-    last: int
-    pin: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Version:
-    """One training of an expert: ``name@NNNN``, in a folder of its own."""
-
-    name: str
-    number: int
-    path: Path
-
-    @property
-    def label(self) -> str:
-        """``mailer_new@0001``."""
-        return snapshot_name(self.name, self.number)
-
-    @property
-    def training(self) -> Training:
-        """What was trained."""
-        return configuration.load(self.path / "training.yaml", Training)
-
-    @property
-    def outcome(self) -> dict[str, Any] | None:
-        """What it came to; None before it is complete.
-
-        Raises:
-            DataError: the file is damaged.
-        """
-        path = self.path / "outcome.json"
-        try:
-            return json.loads(path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except ValueError as error:
-            raise DataError(
-                f"{path}: not readable ({error}). Delete it and train again: hypercast expert train {self.name}"
-            ) from None
-
-
-def versions(run: Path, name: str) -> list[Version]:
-    """Trainings of an expert that were begun, oldest first."""
-    folder = expert_file.path_of(run, name).with_suffix("")
-    found = folder.iterdir() if folder.is_dir() else ()
-    return [
-        Version(name=name, number=int(path.name), path=path)
-        for path in sorted(found)
-        if re.fullmatch(r"\d{4}", path.name) and (path / "training.yaml").is_file()
-    ]
-
-
-def pooled(version: Version, windows: Sequence[int]) -> UserSums:
-    """Sums of what was predicted of the file's task in some windows, the untouched fifth of the users left out."""
-    expert = version.training.expert
-    parts = [sums.of_window(version.path, surface=expert.surface, window=each, task=expert.task) for each in windows]
-    return sums.combine(parts).select(untouched=False)
-
-
-def measure(version: Version) -> Gain | None:
-    """Gain over the control in all windows of a training; None where it is not defined (no rows, one class only)."""
-    training = version.training
-    windows = predictions.windows(version.path, training.expert.surface)
-    found = gain.gains(
-        pooled(version, windows),
-        surface=training.expert.surface,
-        span=f"windows {training.first} to {training.last}",
-        pairs=[(training.expert.mode, CONTROL)],
-    )
-    return found[0] if found else None
 
 
 class SpinUp:
@@ -152,6 +58,8 @@ class SpinUp:
         self.registry = Registry(platform.run / "registry")
         self.log = platform.log.build(platform.run / "tae_log")
         self.pin = pin(self.registry, name, lineage=platform.foundation.publisher.lineage)
+        self.seconds: dict[str, float] = {}
+        """How long each phase of :meth:`train` took, up to the gain: ``publish``, ``learn``, ``measure``."""
 
     def train(self, *, backfill: int | None = None, progress: Progress) -> Version:
         """Learn the last ``backfill`` windows, missing TAEs published first; a killed call goes on where it was.
@@ -160,7 +68,7 @@ class SpinUp:
 
         Raises:
             DataError: the data set has fewer windows.
-            RegistryError: TAEs are missing that no snapshot in the registry may publish (law L3).
+            RegistryError: TAEs are missing that no snapshot in the registry may publish (law L3); nothing was begun.
         """
         torch.set_num_threads(self.platform.threads)
         windows = self.workspace.dataset.windows
@@ -173,57 +81,71 @@ class SpinUp:
             )
         chosen = windows[-backfill:]
         with exclusive(expert_file.path_of(self.platform.run, self.name).with_suffix("")):
-            missing = self._missing(chosen)
-            version = self._version(chosen)
-            steps = len(missing) + len(chosen)
-            if missing:
-                self._publish(missing, lambda done: progress("publishing TAEs", done / steps))
-            learner = self._learner(version)
-            trainer = ContinualTrainer(
-                config=self.expert.learner.trainer, learner=learner, checkpoints=version.path / "checkpoints"
-            )
-            for done, window in enumerate(chosen, start=len(missing) + 1):
-                trainer.run_window(window)
-                progress(f"{version.label}, window {window.index}", done / steps)
-            learner.export(version.path / "model")
-            self._conclude(version, trainer.metrics)
+            with self._phase("publish"):
+                missing = self._missing(chosen)
+                steps = len(missing) + len(chosen)
+                if missing:
+                    self._publish(missing, lambda done: progress("publishing TAEs", done / steps))
+            with self._phase("learn"):
+                version = self._version(chosen)
+                learner = self._learner(version)
+                trainer = ContinualTrainer(
+                    config=self.expert.learner.trainer, learner=learner, checkpoints=version.path / "checkpoints"
+                )
+                for done, window in enumerate(chosen, start=len(missing) + 1):
+                    trainer.run_window(window)
+                    progress(f"{version.label}, window {window.index}", done / steps)
+            with self._phase("measure"):
+                learner.export(version.path / "model")
+                self._conclude(version, trainer.metrics)
         self._monitor(version, chosen, trainer.metrics)
         return version
 
-    def _missing(self, windows: Sequence[Window]) -> dict[Window, Snapshot]:
-        """Windows without TAEs that this expert may read, and the snapshot that is to publish each."""
-        missing: dict[Window, Snapshot] = {}
-        for window in windows:
-            written = {segment.snapshot for segment in self.log.segments() if segment.window == window.index}
-            if any(_reads(self.pin, snapshot) for snapshot in written):
-                continue
-            known = [one for one in self.registry.list(self.pin.lineage) if _reads(self.pin, one.name)]
-            allowed = [one for one in known if one.watermark <= window.start]
-            if not allowed:
-                raise RegistryError(
-                    f"{self.log.root}: window {window.index} has no TAEs by {self.pin.target}, and no snapshot of it "
-                    f"may write them: that needs a watermark of at most {window.start}, and the registry has "
-                    f"{', '.join(f'{one.name} ({one.watermark})' for one in known) or 'none'}. Replay fewer windows: "
-                    f"hypercast expert train {self.name} --backfill N"
-                )
-            missing[window] = allowed[-1]
-        return missing
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - begun
 
-    def _publish(self, missing: dict[Window, Snapshot], advance: Callable[[int], None]) -> None:
+    def _missing(self, windows: Sequence[Window]) -> list[tuple[Window, Snapshot]]:
+        """What has to be published first, and by which snapshot."""
+        known = versions(self.platform.run, self.name)
+        teaching = Teaching.of(
+            registry=self.registry,
+            log=self.log,
+            pin=self.pin,
+            workspace=self.workspace,
+            learner=self.expert.learner,
+        )
+        try:
+            return teaching.missing(windows, begun=bool(known) and known[-1].training == self._training(windows))
+        except RegistryError as error:
+            number, _ = teaching.longest(len(windows))
+            remedy = f"Replay fewer windows: hypercast expert train {self.name} --backfill {number}"
+            if not number:
+                remedy = (
+                    f"Modes that the run can serve: {', '.join(teaching.modes()) or 'none'}. Change the expert's file."
+                )
+            raise RegistryError(f"{self.log.root}: {error} {remedy}") from None
+
+    def _publish(self, missing: Sequence[tuple[Window, Snapshot]], advance: Callable[[int], None]) -> None:
         publisher = Publisher(
-            config=self.platform.model_copy(update={"expert": self.expert.learner}).publisher(),
+            config=self.platform.publisher(),
             model=self.platform.foundation.model,
             workspace=self.workspace,
             registry=self.registry,
             log=self.log,
         )
-        for done, (window, snapshot) in enumerate(missing.items(), start=1):
+        for done, (window, snapshot) in enumerate(missing, start=1):
             publisher.publish(window, snapshot)
             advance(done)
 
+    def _training(self, windows: Sequence[Window]) -> Training:
+        return Training(expert=self.expert, first=windows[0].index, last=windows[-1].index, pin=self.pin.target)
+
     def _version(self, windows: Sequence[Window]) -> Version:
         """The last training if it was the same, or the next one."""
-        wanted = Training(expert=self.expert, first=windows[0].index, last=windows[-1].index, pin=self.pin.target)
+        wanted = self._training(windows)
         known = versions(self.platform.run, self.name)
         if known and known[-1].training == wanted:
             return known[-1]
@@ -290,13 +212,42 @@ class SpinUp:
                 monitor.log_window(window=window.index, end=window.end, metrics=rows)
 
 
+def create(
+    platform: PlatformConfig,
+    name: str,
+    *,
+    surface: str,
+    task: str | None = None,
+    like: str | None = None,
+    mode: str | None = None,
+) -> tuple[Path, Pin, int]:
+    """Write the file of a new expert and pin it; also returns how many windows, up to :data:`BACKFILL`, it can replay.
+
+    See :func:`hypercast.runtime.expert_file.make`.
+
+    Raises:
+        RegistryError: a bad name, one that is taken, or a mode that the run can serve in no window; nothing is written.
+        ConfigError: no such surface, task or mode.
+    """
+    run, lineage = platform.run, platform.foundation.publisher.lineage
+    workspace, registry = platform.workspace(dataset_of(platform, run)), Registry(run / "registry")
+    made = expert_file.make(
+        run, name, platform=platform, inputs=workspace.inputs, surface=surface, task=task, like=like, mode=mode
+    )
+    known = registry.pinned(name) if name in pins.experts(registry.root) else Pin(expert=name, lineage=lineage)
+    log = platform.log.build(run / "tae_log")
+    teaching = Teaching.of(registry=registry, log=log, pin=known, workspace=workspace, learner=made.learner)
+    backfill = teaching.check(
+        mode=made.mode,
+        declared=platform.publisher().representations,
+        example=f"hypercast expert create {name} --surface {surface} --run {run}",
+    )
+    path = expert_file.create(run, name, made, backfill=backfill)
+    return path, pin(registry, name, lineage=lineage), backfill
+
+
 def pin(registry: Registry, name: str, *, lineage: str) -> Pin:
     """The expert's pin. A new expert follows the lineage; an old one stays where it was put."""
     if name in pins.experts(registry.root):
         return registry.pinned(name)
     return registry.pin(name, lineage=lineage)
-
-
-def _reads(pin: Pin, snapshot: str) -> bool:
-    lineage, version = pins.parse_snapshot_name(snapshot)
-    return lineage == pin.lineage and pin.version in (None, version)

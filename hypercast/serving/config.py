@@ -25,8 +25,9 @@ class Limits(Config):
         body_bytes: of a request's body.
         header_bytes: of a request's line and headers together.
         header_seconds: from opening a connection, or from the end of the last answer once bytes come, until a request's
-            headers are there.
+            headers are there; also for a TLS handshake.
         body_seconds: from then until its body is there.
+        write_seconds: for which answers may wait for a client that does not read them.
         idle_seconds: for which a connection may rest between two requests.
         connections: open at a time; a further one is closed at once.
         waiting: requests that wait to be scored; a further one is told to come again (503).
@@ -39,6 +40,7 @@ class Limits(Config):
     header_bytes: int = pydantic.Field(default=1 << 14, ge=1024)
     header_seconds: float = pydantic.Field(default=5.0, gt=0)
     body_seconds: float = pydantic.Field(default=10.0, gt=0)
+    write_seconds: float = pydantic.Field(default=10.0, gt=0)
     idle_seconds: float = pydantic.Field(default=60.0, gt=0)
     connections: int = pydantic.Field(default=512, ge=1)
     waiting: int = pydantic.Field(default=128, ge=1)
@@ -54,12 +56,15 @@ class Live(Config):
         batch: requests that it scores at once, at most, and never more than their deadlines leave time for.
         behind: requests that it did not get to, kept for when it is idle; the newest are kept. 0 for none.
         behind_after_ms: how long it must have been idle; a request that comes while it is at one waits for that.
+        user_cache_mib: of encoded histories, kept for their users' next requests, at most, of each snapshot that
+            answers; those last used are kept. 0 for none.
     """
 
     deadline_ms: float = pydantic.Field(default=35.0, gt=0)
     batch: int = pydantic.Field(default=8, ge=1)
     behind: int = pydantic.Field(default=256, ge=0)
     behind_after_ms: float = pydantic.Field(default=50.0, ge=0)
+    user_cache_mib: int = pydantic.Field(default=64, ge=0)
 
 
 class ServedPrecision(Precision):
@@ -87,7 +92,8 @@ class ServingConfig(Config):
     """Attributes:
 
     mode: see :data:`Mode`; a request is answered by the tiers of the mode, or fewer.
-    arm: of the experts that answer; null: the first of these that was exported: treated, tae, logit_residual, control.
+    arm: of the experts that answer; null: the first of these that was exported: treated,
+        tae_aux_head_adapter, tae, logit_residual, control.
     engine: ``local``, one process; ``ray``, ``replicas`` of it behind Ray Serve.
     host, port: where to listen. Other machines are let in only with a token, or with ``open_to_all``.
     token_file, token_env: where the bearer token is, if requests need one: a file, or an environment variable.
@@ -100,9 +106,6 @@ class ServingConfig(Config):
         again.
     state: what is held in memory of users and engagements, and which dense columns callers send.
     refresh_seconds: how often newer snapshots and experts are looked for.
-    miss: what stands in for a vector that the online store has not: ``user``, the user's aggregate; ``nearest``, the
-        item's vector of the user most like this one, among those for whom services with this policy have computed it,
-        and the aggregate where there is none.
     commit_seconds: how often what was computed is made durable in the online store and in the log of what was served.
     keep: whether vectors computed live go into the online store, and what was served into the log.
     threads: of torch in each of the three scoring threads.
@@ -126,7 +129,6 @@ class ServingConfig(Config):
     follow: Literal["stream"] | None = None
     clock: Literal["wall", "given"] = "wall"
     refresh_seconds: float = pydantic.Field(default=2.0, gt=0)
-    miss: Literal["user", "nearest"] = "user"
     commit_seconds: float = pydantic.Field(default=5.0, gt=0)
     keep: bool = True
     threads: int = pydantic.Field(default=1, ge=1)

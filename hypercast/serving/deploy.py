@@ -2,9 +2,9 @@
 
 import asyncio
 import contextlib
-import os
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -12,6 +12,7 @@ from rich.console import Console
 
 from hypercast.errors import StoreError
 from hypercast.runtime.config import PlatformConfig
+from hypercast.runtime.ray_engine import address_of, connect
 from hypercast.runtime.stream import folder_of, workspace_of
 from hypercast.serving.config import ServingConfig
 from hypercast.serving.features.follower import Tail
@@ -23,7 +24,6 @@ from hypercast.serving.logs.intake import trim
 from hypercast.serving.logs.served import ServedLog
 from hypercast.serving.models.bundle import BundleLoader
 from hypercast.serving.service import Service
-from hypercast.serving.speculation.neighbours import NearestStore
 from hypercast.store.online import OnlineStore
 from streaming.dataset import Dataset
 from streaming.errors import ConfigError
@@ -34,6 +34,8 @@ FOLDER = "serving"
 JOURNAL = "events.jsonl"
 GRACE_SECONDS = 10
 """For which requests that have begun may go on when the service is told to end."""
+REPLICA_CPUS = 0.5
+"""That each replica asks Ray for."""
 
 
 def run(config: PlatformConfig) -> None:
@@ -48,6 +50,7 @@ def run(config: PlatformConfig) -> None:
     read_tokens(serving)  # fails before anything is opened
     if not config.run.is_dir():
         raise StoreError(f"{config.run}: no such run folder. Run the platform first: hypercast run PLATFORM.yaml.")
+    # Not where another service has it open: it goes on in that file.
     trim(config.run / FOLDER / JOURNAL, since=workspace_of(config, config.run).dataset.windows[-1].end)
     if serving.engine == "ray":
         _run_on_ray(config, serving)
@@ -74,20 +77,8 @@ def open_service(config: PlatformConfig) -> Service:
 
 
 def store_of(config: PlatformConfig, serving: ServingConfig) -> OnlineStore | None:
-    """The online store that is read; None if there is none, or nothing reads it.
-
-    Raises:
-        ConfigError: its users are to be neighbours, and there is none.
-    """
-    if config.online is None and serving.mode != "expert" and serving.miss == "nearest":
-        raise ConfigError(
-            "serving.miss: nearest reads other users' vectors in an online store, and the platform has none. Give "
-            "`online: {}`, or miss: user."
-        )
-    if config.online is None or serving.mode == "expert":
-        return None
-    store = config.online.build(config.run / "online")
-    return NearestStore(config=store.config, engine=store.engine) if serving.miss == "nearest" else store
+    """The online store that is read; None if there is none, or nothing reads it."""
+    return None if config.online is None or serving.mode == "expert" else config.online.build(config.run / "online")
 
 
 def tail_of(config: PlatformConfig, dataset: Dataset) -> Tail | None:
@@ -138,18 +129,16 @@ def listen(serving: ServingConfig) -> socket.socket:
 def server(service: Service, app: FastAPI) -> uvicorn.Server:
     """Uvicorn over ``app``, with guarded connections; ``serve(sockets=[listen(...)])`` runs it."""
     serving = service.config
-    return uvicorn.Server(
-        uvicorn.Config(
-            app,
-            **protocol.settings(serving.limits, service.metrics),
-            loop="uvloop",
-            lifespan="off",
-            log_level="warning",
-            ssl_certfile=serving.certificate,
-            ssl_keyfile=serving.key,
-            timeout_graceful_shutdown=GRACE_SECONDS,
-        )
+    config = uvicorn.Config(
+        app,
+        **protocol.settings(serving.limits, service.metrics),
+        loop="uvloop",
+        log_level="warning",
+        ssl_certfile=serving.certificate,
+        ssl_keyfile=serving.key,
+        timeout_graceful_shutdown=GRACE_SECONDS,
     )
+    return protocol.GuardedServer(config, limits=serving.limits)
 
 
 def _run_here(config: PlatformConfig, serving: ServingConfig) -> None:
@@ -177,10 +166,13 @@ def _run_on_ray(config: PlatformConfig, serving: ServingConfig) -> None:
 
 @contextlib.contextmanager
 def on_ray(config: PlatformConfig, serving: ServingConfig) -> Iterator[None]:
-    """Inside, the application runs in ``replicas`` processes behind Ray Serve.
+    """Inside, the application runs in ``replicas`` processes behind Ray Serve: of the cluster that ``ray`` names, or of
+    a Ray of its own. Other applications of a cluster stay as they are.
 
     Raises:
-        StoreError: TLS is asked for, which Ray Serve's proxy does not offer.
+        ConfigError: the cluster cannot be joined.
+        StoreError: TLS is asked for, which Ray Serve's proxy does not offer; or the cluster serves a platform of this
+            name already.
     """
     import ray
     from ray import serve
@@ -191,20 +183,39 @@ def on_ray(config: PlatformConfig, serving: ServingConfig) -> Iterator[None]:
     def replica() -> FastAPI:  # runs in each of them; Serve takes it for a builder only if it is a function
         return create_app(open_service(config))
 
-    started = not ray.is_initialized()
-    if started:
-        address = None if "RAY_ADDRESS" in os.environ else "local"
-        ray.init(address=address, log_to_driver=False, include_dashboard=False)
+    connected = ray.is_initialized()
+    shared = connected or address_of(config.ray) is not None
+    if not connected:
+        connect(config.ray, serving.replicas * REPLICA_CPUS)
+    application = f"hypercast-{config.name}"
     try:
         serve.start(http_options={"host": serving.host, "port": serving.port})
-        deployment = serve.deployment(
-            num_replicas=serving.replicas,
-            max_ongoing_requests=serving.limits.waiting,
-            ray_actor_options={"num_cpus": 0.5},
-        )(serve.ingress(replica)())
-        serve.run(deployment.bind(), name=FOLDER, route_prefix="/")
-        yield
+        if application in serve.status().applications:
+            raise StoreError(
+                f"serving: the cluster has {application!r} already. End that service, or name the platform otherwise."
+            )
+        try:
+            deployment = serve.deployment(**deployment_options(serving))(serve.ingress(replica)())
+            serve.run(deployment.bind(), name=application, route_prefix="/")
+            yield
+        finally:
+            serve.delete(application)
     finally:
-        serve.shutdown()
-        if started:
+        if not shared:
+            serve.shutdown()
+        if not connected:
             ray.shutdown()
+
+
+def deployment_options(serving: ServingConfig) -> dict[str, Any]:
+    """What Ray Serve is told of the application: how many replicas, and how many requests wait for them.
+
+    Each replica is given ``limits.waiting`` requests at a time. As many more wait in the proxy, which answers 503 to
+    the next one; by itself it would keep any number.
+    """
+    return {
+        "num_replicas": serving.replicas,
+        "max_ongoing_requests": serving.limits.waiting,
+        "max_queued_requests": serving.limits.waiting,
+        "ray_actor_options": {"num_cpus": REPLICA_CPUS},
+    }

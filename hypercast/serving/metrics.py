@@ -20,6 +20,8 @@ class Metrics:
         self.candidates = self._counter("candidates", "Scored candidates, by rung of the ladder", "rung")
         self.statuses = self._counter("embeddings", "Scored candidates, by status of the embedding", "status")
         self.foundation = self._counter("foundation", "What came of asking the foundation model", "outcome")
+        self.user_cache = self._counter("user_cache", "Histories for the foundation model, kept or not", "outcome")
+        self.user_cache_bytes = self._gauge("user_cache_bytes", "Encoded histories that are kept")
         self.without = self._counter("answers_without_foundation", "Answers by experts without embeddings")
         self.store_failures = self._counter("store_failures", "Reads that the online store did not answer in time")
         self.behind = self._counter("behind", "Requests computed after their answer, or given up", "outcome")

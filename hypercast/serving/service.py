@@ -5,7 +5,7 @@ import logging
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from weakref import WeakSet
 
 import numpy as np
@@ -17,7 +17,8 @@ from hypercast.serving.features.follower import Tail
 from hypercast.serving.features.question import Question
 from hypercast.serving.features.state import FeatureState
 from hypercast.serving.http.parsing import Parser
-from hypercast.serving.lanes.ranker import READS_LOGITS, Ranker
+from hypercast.serving.lanes.ranker import Ranker
+from hypercast.serving.lanes.ranking import finds_what_it_reads
 from hypercast.serving.logs.intake import Intake, Journal
 from hypercast.serving.logs.keeper import Log, VectorKeeper
 from hypercast.serving.metrics import Metrics
@@ -40,12 +41,6 @@ so long for it, while others compute: with the default of 5 ms a busy service an
 """
 WARM_ITEMS = 100
 """Candidates of the questions that new models are warmed with."""
-
-
-class Closing(Protocol):
-    """Something that ends."""
-
-    def close(self) -> None: ...
 
 
 class Service:
@@ -89,30 +84,35 @@ class Service:
                 metrics=self.metrics,
             )
         self._warmed: WeakSet[ExpertScorer | FoundationScorer] = WeakSet()
-        self.swap = Swap(loader=loader, warm=self._warm, every=config.refresh_seconds, metrics=self.metrics)
-        self._closing: list[Closing] = [self.swap]
-        self.intake = Intake(
-            journal=Journal(journal), state=state, since=state.as_of, every=JOURNAL_SECONDS, metrics=self.metrics
-        )
-        self._closing.append(self.intake)
-        self.follower = None if tail is None else tail.follow(state=state, metrics=self.metrics)
-        if self.follower is not None:
-            self._closing.append(self.follower)
-        keeper = None
-        if config.keep and (store is not None or log is not None):
-            keeper = VectorKeeper(store=store, log=log, commit_seconds=config.commit_seconds, metrics=self.metrics)
-            self._closing.append(keeper)
-        self.ranker = Ranker(
-            config=config,
-            features=state,
-            surfaces=workspace.dataset.config.surfaces,
-            tasks=len(workspace.inputs.tasks),
-            current=lambda: self.swap.current,
-            store=store,
-            keeper=keeper,
-            metrics=self.metrics,
-        )
-        self._closing.append(self.ranker)
+        with contextlib.ExitStack() as opened:  # what is open ends in the end, and if something else cannot be opened
+            if store is not None:
+                opened.callback(store.close)
+            self.swap = Swap(loader=loader, warm=self._warm, every=config.refresh_seconds, metrics=self.metrics)
+            opened.callback(self.swap.close)
+            self.intake = Intake(
+                journal=Journal(journal), state=state, since=state.as_of, every=JOURNAL_SECONDS, metrics=self.metrics
+            )
+            opened.callback(self.intake.close)
+            self.follower = None if tail is None else tail.follow(state=state, metrics=self.metrics)
+            if self.follower is not None:
+                opened.callback(self.follower.close)
+            keeper = None
+            if config.keep and (store is not None or log is not None):
+                keeper = VectorKeeper(store=store, log=log, commit_seconds=config.commit_seconds, metrics=self.metrics)
+                opened.callback(keeper.close)
+            self.ranker = Ranker(
+                config=config,
+                features=state,
+                surfaces=workspace.dataset.config.surfaces,
+                tasks=len(workspace.inputs.tasks),
+                current=lambda: self.swap.current,
+                store=store,
+                keeper=keeper,
+                metrics=self.metrics,
+            )
+            opened.callback(self.ranker.close)
+            self._closing = opened.pop_all()
+        self.metrics.user_cache_bytes.set_function(lambda: self.swap.current.kept_bytes)
         for name in self.ranker.lanes:
             self.metrics.waiting.labels(name).set_function(partial(self.ranker.waiting, name))
 
@@ -140,11 +140,8 @@ class Service:
         return {"status": "ok" if self.ready else "catching up", "version": self.swap.current.version, **followed}
 
     def close(self) -> None:
-        """End all threads, keep what is to be kept."""
-        for part in reversed(self._closing):
-            part.close()
-        if self._store is not None:
-            self._store.close()
+        """End all threads, keep what is to be kept; all of them, whatever one of them raises."""
+        self._closing.close()
 
     def _warm(self, bundle: Bundle) -> None:
         """Score a question of each surface by all that is new: first calls are many times slower.
@@ -184,8 +181,7 @@ def check_readable(expert: ExpertScorer, *, store: OnlineStore, mode: Mode) -> N
         StoreError: the expert reads another representation, or logits, which are read from ``penultimate`` vectors.
     """
     kept = store.config.representation
-    lacks = expert.representation not in (None, kept) or (expert.reads_logits and kept != READS_LOGITS)
-    if mode == "cached" and lacks:
+    if mode == "cached" and not finds_what_it_reads(expert, kept=kept):
         raise StoreError(
             f"serving: expert {expert.arm!r} of {expert.surface!r} reads {expert.representation or 'logits'!r}, which "
             f"the online store, of {kept!r}, has not. Give online: {{representation: ...}}, serving: {{mode: live}} or "

@@ -1,17 +1,22 @@
 """The ladder of the online store: where each key's vector came from, and how often.
 
-=========  =========================================================================================
-``FRESH``  the key's own vector, young enough
-``STALE``  the key's own vector, older, and not yet past its time to live
-``USER``   the user's aggregate, young enough or stale, because the key has no vector or an expired one
-``ZEROS``  nothing is known: zeros, with the mask bit off
-=========  =========================================================================================
+===========  =====================================================================================
+``FRESH``    the key's own vector, young enough
+``STALE``    the key's own vector, older, and not yet past its time to live
+``NEAREST``  what the store's fallback lends, because the key has no vector or an expired one
+``USER``     the user's aggregate, because that is so and nothing is lent either
+``ZEROS``    nothing is known: zeros, with the mask bit off
+===========  =====================================================================================
 
-Shape legend: N keys, D numbers of a vector.
+What is lent, and an aggregate, may be young enough or stale, as the key's own vector may.
+
+Shape legend: N keys, M of them that are missed, D numbers of a vector.
 """
 
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,19 +24,41 @@ from numpy.typing import NDArray
 from hypercast.codec import rows as codecs
 from hypercast.store import own_keys
 from hypercast.store import status as statuses
-from hypercast.store.engine import Engine, Integers, Layout
+from hypercast.store.engine import Engine, Integers, Layout, Rows
 from hypercast.store.status import Freshness, Status
 
 _STALE = int(Status.STALE)  # arrays are compared with a plain number in half the time
 
 
 class Rung(IntEnum):
-    """Where a vector came from; the first two are also the status of the key's own vector."""
+    """Where a vector came from; numbers are those in the log of what was served, and tell nothing of the order.
 
-    FRESH = 0
-    STALE = 1
-    USER = 2
-    ZEROS = 3
+    ``LIVE`` comes from no store: so who serves counts what it computes itself (:mod:`hypercast.serving.lanes.ladder`).
+    """
+
+    LIVE = 0
+    FRESH = 1
+    STALE = 2
+    USER = 3
+    ZEROS = 4
+    NEAREST = 5
+
+
+READ = (Rung.FRESH, Rung.STALE, Rung.NEAREST, Rung.USER, Rung.ZEROS)
+"""The rungs of this ladder, from the highest down."""
+
+
+class Fallback(Protocol):
+    """What stands in for vectors that are missed, before the user's aggregate does."""
+
+    def remember(self, snapshot: str, layout: Layout, key_N3: Integers, computed_at_N: Integers) -> None:
+        """Take note that rows with these keys were put; at least one. ``computed_at_N``: microseconds UTC."""
+
+    def lend(self, snapshot: str, layout: Layout, key_M3: Integers, *, now: int) -> Rows:
+        """For each missed key a row that was there as of ``now``, however old, or none.
+
+        The payload has no columns if the rows have been dropped since the layout was read.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +89,9 @@ class Lookup:
         return statuses.count(self.status)
 
     def rungs(self) -> dict[str, int]:
-        """Number of keys by rung name; all four names are always there."""
+        """Number of keys by rung name; all of :data:`READ` are always there."""
         totals = np.bincount(self.rung, minlength=len(Rung))
-        return {rung.name: int(totals[rung]) for rung in Rung}
+        return {rung.name: int(totals[rung]) for rung in READ}
 
 
 def nothing(keys: int, width: int) -> Lookup:
@@ -79,17 +106,23 @@ def nothing(keys: int, width: int) -> Lookup:
 
 
 def climb(
-    engine: Engine, snapshot: str, layout: Layout, key: Integers, *, now: int, freshness: Freshness
+    engine: Engine,
+    snapshot: str,
+    layout: Layout,
+    key: Integers,
+    *,
+    now: int,
+    freshness: Freshness,
+    fallback: Fallback | None = None,
 ) -> Lookup | None:
     """Read N candidates' vectors of a snapshot with that layout as of ``now``, microseconds UTC.
 
-    Aggregates are only asked for where a key's own vector is of no use. One that was computed at ``now`` is of the very
-    request that reads it, and is not read.
+    Lower rungs are only asked for keys that the higher ones have left. An aggregate that was computed at ``now`` is of
+    the very request that reads it, and is not read.
 
     Returns:
         None if the rows have been dropped since the layout was read.
     """
-    codec = codecs.named(layout.codec)
     own = engine.get(snapshot, key, as_of=now)
     if own.payload.shape[1] != layout.row_bytes:
         return None
@@ -97,23 +130,41 @@ def climb(
     status = freshness.classify(age)
     if not own.found.all():
         status[~own.found] = Status.MISS
-    payload, rung = own.payload, status.copy()
-    need = np.flatnonzero(status > _STALE) if status.any() else status[:0]
-    if len(need):
-        user, place = np.unique(key[need, 1], return_inverse=True)
-        aggregate = engine.get(snapshot, own_keys.of_users(user), as_of=now - 1)
-        if aggregate.payload.shape[1] != layout.row_bytes:
-            return None
-        user_age = now - aggregate.computed_at
-        usable = (aggregate.found & (freshness.classify(user_age) <= _STALE))[place]
+    payload, rung = own.payload, status + np.uint8(Rung.FRESH)
+    left = np.flatnonzero(status > _STALE) if status.any() else status[:0]
+    if len(left):
         payload = payload.copy()
-        payload[need] = aggregate.payload[place]
-        rung[need] = np.where(usable, Rung.USER, Rung.ZEROS)
-        age[need] = np.where(usable, user_age[place], 0)
-    vector = codec.decode(payload, layout.width)
-    if len(need):
-        vector[rung == Rung.ZEROS] = 0
+        rung[left], age[left] = Rung.ZEROS, 0
+        steps = {Rung.USER: partial(_aggregates, engine, snapshot, now=now)}
+        if fallback is not None:
+            steps = {Rung.NEAREST: partial(fallback.lend, snapshot, layout, now=now)} | steps
+        for step, ask in steps.items():
+            found = ask(key[left])
+            if found.payload.shape[1] != layout.row_bytes:
+                return None
+            found_age = now - found.computed_at
+            usable = found.found & (freshness.classify(found_age) <= _STALE)
+            taken = left[usable]
+            payload[taken], rung[taken], age[taken] = found.payload[usable], step, found_age[usable]
+            left = left[~usable]
+            if not len(left):
+                break
+    vector = codecs.named(layout.codec).decode(payload, layout.width)
+    if len(left):
+        vector[left] = 0
     return Lookup(vector=vector, status=status, rung=rung, age=age, snapshot=snapshot)
+
+
+def _aggregates(engine: Engine, snapshot: str, key_M3: Integers, *, now: int) -> Rows:
+    """The aggregate of each key's user from before ``now``; each user is asked for once."""
+    user, place = np.unique(key_M3[:, 1], return_inverse=True)
+    rows = engine.get(snapshot, own_keys.of_users(user), as_of=now - 1)
+    return Rows(
+        found=rows.found[place],
+        computed_at=rows.computed_at[place],
+        history_end=rows.history_end[place],
+        payload=rows.payload[place],
+    )
 
 
 @dataclass(kw_only=True)
@@ -122,7 +173,7 @@ class Counters:
 
     Attributes:
         status: int64 [4], by :class:`Status` of the keys' own vectors.
-        rung: int64 [4], by :class:`Rung`.
+        rung: int64 [6], by :class:`Rung`.
         unreachable: how many of those on the rung ZEROS are there because the engine did not answer.
     """
 
@@ -143,6 +194,6 @@ class Counters:
         """``status/NAME``, ``rung/NAME`` and ``unreachable``; every name is always there."""
         return {
             **{f"status/{status.name}": int(self.status[status]) for status in Status},
-            **{f"rung/{rung.name}": int(self.rung[rung]) for rung in Rung},
+            **{f"rung/{rung.name}": int(self.rung[rung]) for rung in READ},
             "unreachable": self.unreachable,
         }

@@ -1,9 +1,9 @@
 """The online store: vectors by (surface, user, item) and by user, over any engine (:mod:`hypercast.store.engine`).
 
 A read climbs down a ladder (:mod:`hypercast.store.ladder`), and every rung is counted: the key's own vector while
-FRESH, or STALE; the user's aggregate; zeros with the mask bit off. Expiry is checked when read, against the reader's
-clock. No vector that was computed after that clock is ever read, however it is set: a reader whose clock went back
-reads what there was then, of the snapshot that had been published by then.
+FRESH, or STALE; the NEAREST user's, with ``miss: nearest``; the user's aggregate; zeros with the mask bit off. Expiry
+is checked when read, against the reader's clock. No vector that was computed after that clock is ever read, however it
+is set: a reader whose clock went back reads what there was then, of the snapshot that had been published by then.
 
 Readers that follow a lineage read the snapshot that a channel names (:mod:`hypercast.store.channels`), never one that
 is still being put. Those that are pinned to a version read that; or what the channel names, through an adapter
@@ -30,6 +30,7 @@ from hypercast.store.channels import Channels
 from hypercast.store.engine import Engine, Integers, Layout
 from hypercast.store.followed import Followed
 from hypercast.store.ladder import Counters, Lookup
+from hypercast.store.neighbours import Neighbours
 from hypercast.store.online_config import OnlineConfig
 from hypercast.store.outage import Outage
 
@@ -64,6 +65,7 @@ class OnlineStore:
         self._followed = Followed(self.channels, believed_for=config.believed_for)
         self._adapters = AdapterRows(engine)
         self._outage = Outage(wait=config.unreachable == "wait", ask_again=config.ask_again)
+        self._fallback = Neighbours(engine=engine, freshness=config) if config.miss == "nearest" else None
 
     def put(
         self,
@@ -93,7 +95,10 @@ class OnlineStore:
             LeakageError: times out of order (law L3).
             UnreachableError: the server does not answer.
         """
-        self._put(snapshot, own_keys.of_candidates(surface, user_id, item_id), vector, computed_at, history_end)
+        key = own_keys.of_candidates(surface, user_id, item_id)
+        layout = self._put(snapshot, key, vector, computed_at, history_end)
+        if self._fallback is not None and len(key):
+            self._fallback.remember(snapshot.name, layout, key, np.asarray(computed_at))
 
     def put_users(
         self,
@@ -240,27 +245,19 @@ class OnlineStore:
         return self._followed.at(pin.lineage, channel, now) or (pin.target if pin.version is not None else None)
 
     def _put(
-        self,
-        snapshot: "Snapshot",
-        key: Integers,
-        vector: NDArray[np.floating[Any]],
-        computed_at: Integers,
-        history_end: Integers,
-    ) -> None:
+        self, snapshot: "Snapshot", key: Integers, vector: NDArray[Any], computed_at: Integers, history_end: Integers
+    ) -> Layout:
         computed_at, history_end = np.asarray(computed_at), np.asarray(history_end)
         name = self.config.representation
         admission.check_rows(
             snapshot, name, rows=len(key), vector=vector, computed_at=computed_at, history_end=history_end
         )
         layout = self._layout(snapshot)
+        payload = codecs.named(layout.codec).encode(vector)
         self.engine.put(
-            snapshot.name,
-            layout,
-            key=key,
-            computed_at=computed_at,
-            history_end=history_end,
-            payload=codecs.named(layout.codec).encode(vector),
+            snapshot.name, layout, key=key, computed_at=computed_at, history_end=history_end, payload=payload
         )
+        return layout
 
     def _layout(self, snapshot: "Snapshot") -> Layout:
         return admission.layout_of(snapshot, self.config.representation, codec=self.config.codec)
@@ -293,7 +290,9 @@ class OnlineStore:
             found = self.adapter(snapshot, pin.target)
             adapter = admission.check_adapter(pin, snapshot, found, most=self.config.adapter_error)
         admission.check_reader(pin, snapshot, layout, adapter, representation=self.config.representation, width=width)
-        lookup = ladder.climb(self.engine, snapshot, layout, key, now=now, freshness=self.config)
+        lookup = ladder.climb(
+            self.engine, snapshot, layout, key, now=now, freshness=self.config, fallback=self._fallback
+        )
         if adapter is None or lookup is None:
             return lookup
         return replace(lookup, vector=np.where(lookup.present[:, None], adapter.apply(lookup.vector), np.float32(0)))

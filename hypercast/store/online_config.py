@@ -24,6 +24,9 @@ class OnlineConfig(Freshness):
         believed_for: seconds for which a pointer is not asked for again. More than 0 saves a server a round trip a
             read; a moved pointer is then followed that much later.
         adapter_error: greatest relative error of an adapter that is applied.
+        miss: what stands in for a vector that is not there: ``user``, the user's aggregate; ``nearest``, the item's
+            vector of the user most like this one (:mod:`hypercast.store.neighbours`), and the aggregate where there
+            is none. Whoever puts rows says ``nearest`` too, or they have no neighbours.
     """
 
     representation: str = "penultimate"
@@ -33,3 +36,4 @@ class OnlineConfig(Freshness):
     ask_again: float = pydantic.Field(default=1.0, ge=0)
     believed_for: float = pydantic.Field(default=0.0, ge=0)
     adapter_error: float = pydantic.Field(default=0.3, gt=0)
+    miss: Literal["user", "nearest"] = "user"

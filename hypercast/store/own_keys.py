@@ -5,7 +5,7 @@
 (-1, user, -1)               a user's aggregate
 (-2, SHA-256 of NAME)        a mark: since when NAME is true of the snapshot (``computed_at``); 128 bits of it
 (-3, version, piece)         the adapter to that version, cut into pieces as long as a row
-(-4 - piece, surface, item)  whose vectors of that item were put last (hypercast.serving.speculation.neighbours)
+(-4 - piece, surface, item)  whose vectors of that item were put last (hypercast.store.neighbours)
 ===========================  ==================================================================================
 
 All are int64 [N, 3].
@@ -21,7 +21,7 @@ from hypercast.errors import StoreError
 from hypercast.pins import parse_snapshot_name
 from hypercast.store.engine import Integers, are_integers
 
-USER, MARK, ADAPTER = -1, -2, -3
+USER, MARK, ADAPTER, HOLDERS = -1, -2, -3, -4
 
 
 def of_candidates(surface: Any, user_id: Any, item_id: Any) -> Integers:
@@ -72,3 +72,11 @@ def of_adapter(target: str, pieces: int) -> Integers:
     key = np.full((pieces, 3), ADAPTER, np.int64)
     key[:, 1], key[:, 2] = parse_snapshot_name(target)[1], np.arange(pieces)
     return key
+
+
+def of_holders(thing_T2: Integers, pieces: int) -> Integers:
+    """Keys of all pieces of T things, int64 (surface, item), [T * pieces, 3]; those of one thing together."""
+    key = np.empty((len(thing_T2), pieces, 3), np.int64)
+    key[:, :, 0] = HOLDERS - np.arange(pieces)
+    key[:, :, 1:] = thing_T2[:, None]
+    return key.reshape(-1, 3)

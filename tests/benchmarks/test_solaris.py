@@ -61,6 +61,7 @@ def test_figures(tmp_path: Path) -> None:
     assert (
         values["present_user_100"] > values["coverage_100"] and values["present_nearest_100"] >= values["coverage_100"]
     )
+    assert 0 < values["online_near"] <= values["online_mean"] <= 1
     miss = values["miss_policy"]
     assert miss in MISSES
     for share in SHARES:

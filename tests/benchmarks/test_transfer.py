@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import transfer, transfer_sums
-from benchmarks.options import Options
-from streaming.dataset import Dataset
-from streaming.errors import ConfigError, DataError
+from benchmarks import study_runs, transfer, transfer_sums
+from benchmarks.options import Options, Values
+from hypercast.runtime.config import PlatformConfig
+from streaming import config as configuration
+from streaming.errors import DataError
 from streaming.importers.synthetic import Synthetic
 from streaming.workspace import Workspace
+from tests.benchmarks.test_transfer_studies import tiny
 from tests.transfer.conftest import _make_table as make_table
 from transfer import gain, predictions, sums
 from transfer.gain import Span
@@ -31,6 +33,10 @@ NOISE = {
 SURFACES = ["home", "search"]
 FIGURES = [("", 3, 4, False), ("cold.", 1, 1, False), ("unseen.", 3, 4, True)]
 SPANS = {"choose": Span("choose", 1, 2), "cold": Span("cold", 1, 1), "steady": Span("steady", 3, 4)}
+
+
+def without_times(values: Values) -> Values:
+    return {key: value for key, value in values.items() if not key.endswith("_seconds")}
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +110,7 @@ def test_runs_with_other_seeds_add_up(tmp_path: Path) -> None:
         columns = [c for c in predictions.columns_of(table.column_names, task="buy") if c.arm != "fm_head" and c.seed]
         table = table.drop_columns([column.name for column in columns])  # one seed a run
         predictions.write(tmp_path / f"run{number}", surface="home", window=1, table=table)
-    runs = transfer_sums.runs_in(tmp_path)
-    assert [folder.name for folder in runs] == ["run0", "run1"]
+    runs = [tmp_path / "run0", tmp_path / "run1"]
     both = transfer_sums.read(runs, surface="home", span=Span("x", 1, 1), task="buy", untouched=False)
     assert sorted(column.seed for column in both.columns if column.arm == "control") == [0, 1000]
     [one] = gain.gains(both, surface="home", span="x", pairs=[("treated", "fm_head")], replicates=50)
@@ -140,11 +145,27 @@ def test_measures_a_run_and_adds_lightgbm(tmp_path: Path, monkeypatch: pytest.Mo
     values = transfer.measure(Options(data=dataset.path, work=work))
     assert values["surface_0.lightgbm.ne"] > 0 and values["surface_1.expert_best_vs_lightgbm_lo"] is not None
     assert (work / "reference" / "lightgbm" / "predictions" / "surface_0").is_dir()
-    assert transfer.measure(Options(data=dataset.path, work=work)) == values
+    assert without_times(transfer.measure(Options(data=dataset.path, work=work))) == without_times(values)
 
 
-def test_what_it_needs_is_said(tmp_path: Path, tiny_dataset: Dataset) -> None:
-    with pytest.raises(ConfigError, match="--data DATASET and --work RUN"):
-        transfer.measure(Options(data=tiny_dataset.path))
-    with pytest.raises(DataError, match="no run folder"):
-        transfer.measure(Options(data=tiny_dataset.path, work=tmp_path))
+@pytest.mark.slow
+def test_runs_that_are_not_there_are_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = Synthetic.Config(users=12, items=24, windows=4, surfaces=2).build(tmp_path / "data")
+    base = tiny(dataset.path, tmp_path)
+    monkeypatch.setattr(study_runs, "shipped", lambda data: base)
+    monkeypatch.setattr(transfer, "SEEDS", (0, 1))
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    for name, span in SPANS.items():
+        monkeypatch.setattr(transfer, name.upper(), span)
+    work = tmp_path / "work"
+    values = transfer.measure(Options(work=work))
+    assert (values["seeds"], values["tae_best_mode"]) == (2, "tae_aux_head_adapter")
+    assert {"surface_0.blended_vs_lightgbm_lo", "surface_1.expert_best_vs_fm_head_lo"} <= values.keys()
+    assert [configuration.load(file, PlatformConfig).seeds for file in sorted(work.glob("*/platform.yaml"))] == [
+        [0],
+        [1],
+    ]
+    predicted = sorted(work.rglob("*.parquet"))
+    before = [file.stat().st_mtime_ns for file in predicted]
+    assert without_times(transfer.measure(Options(work=work))) == without_times(values)
+    assert [file.stat().st_mtime_ns for file in predicted] == before

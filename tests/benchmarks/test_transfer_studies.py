@@ -5,10 +5,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import study_runs, transfer_studies
-from benchmarks.options import Options
 from benchmarks.study_runs import Variant
 from hypercast.runtime.config import PlatformConfig
-from streaming.errors import ConfigError
 from streaming.importers.synthetic import Synthetic
 from transfer.gain import Span
 
@@ -48,17 +46,12 @@ def test_every_study_is_a_platform_file(tmp_path: Path) -> None:
     assert all(study_runs.changed(base, study.changes) != base or study.coverage < 1 for study in studies)
 
 
-def test_what_it_needs_is_said() -> None:
-    with pytest.raises(ConfigError, match="--data DATASET and --work DIR"):
-        transfer_studies.measure(Options())
-
-
 @pytest.mark.slow
 def test_variants_run_once_and_share_what_they_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = Synthetic.Config(users=16, items=24, windows=4, candidates=6, surfaces=2).build(tmp_path / "data")
     sizes = {f"size_{width}": Variant(changes={"foundation.model.width": width}) for width in (8, 32)}
     monkeypatch.setattr(transfer_studies, "SIZE", sizes)
-    chosen = ("staleness_1", "coverage_25", "codec_int4", "dcn")
+    chosen = ("staleness_1", "coverage_25", "codec_int4", "modes", "dcn")
     variants = {name: transfer_studies.STUDIES[name] for name in chosen}
     base, work = tiny(dataset.path, tmp_path), tmp_path / "work"
 
@@ -72,6 +65,8 @@ def test_variants_run_once_and_share_what_they_can(tmp_path: Path, monkeypatch: 
     assert len(set(experts)) == len(experts)
     assert {"tr_size_8_base_lo", "power_exponent", "staleness_1.gain_pct", "noise_floor_pct"} <= values.keys()
     checkpoints = sorted(work.rglob("state.json"))
+    assert values["modes.finetune.ne"] != values["modes.tae_sequence.ne"] != values["modes.tae_kd.ne"]
+    assert not (work / "modes" / "tae_log").exists()  # only what was predicted stays
     before = [file.stat().st_mtime_ns for file in checkpoints]
     assert figures() == values
     assert [file.stat().st_mtime_ns for file in sorted(work.rglob("state.json"))] == before

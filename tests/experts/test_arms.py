@@ -34,7 +34,7 @@ from streaming.labels.plan import LabelPlan
 from streaming.labels.policy import FakeNegative
 from streaming.workspace import Workspace
 from transfer.distill import AuxiliaryHead, KnowledgeDistillation, StudentAdapter
-from transfer.gain import BLENDED, FM_HEAD, PAIRS
+from transfer.gain import BLENDED, FM_HEAD, FM_SINGLE_SURFACE, LIGHTGBM, PAIRS
 
 DEFAULT_EMBEDDING = 64
 
@@ -140,8 +140,8 @@ def test_an_arm_with_nothing_from_the_teacher_predicts_as_control(workspace: Wor
 
 def test_every_name_is_a_mode_and_every_mode_a_name() -> None:
     assert {*MODES, CONTROL_MATCHED} == set(get_args(ArmName))
-    beside = {BLENDED, FM_HEAD}  # predicted beside a run, by no expert
-    assert set(get_args(ArmName)) - {CONTROL, CONTROL_MATCHED} == {arm for arm, _ in PAIRS} - beside
+    beside = {BLENDED, FM_HEAD, FM_SINGLE_SURFACE, LIGHTGBM}  # predicted beside a run, by no expert
+    assert set(get_args(ArmName)) - {CONTROL} == {arm for arm, _ in PAIRS} - beside
 
 
 def test_each_mode_is_one_name(workspace: Workspace) -> None:
@@ -159,6 +159,7 @@ def test_each_mode_is_one_name(workspace: Workspace) -> None:
         "tae_cross_attention": ("cross_attention", "penultimate"),
         "treated": ("gate", "penultimate"),
         "tae_aux_head_adapter": ("gate", "penultimate"),
+        "tae_kd": ("gate", "penultimate"),
         "tae_history": ("gate", "past"),
         "tae_c2al": ("gate", "penultimate"),
     }
@@ -168,6 +169,7 @@ def test_each_mode_is_one_name(workspace: Workspace) -> None:
         "kd": KnowledgeDistillation.Config(),
         "aux_head": AuxiliaryHead.Config(),
         "aux_head_adapter": with_adapter,
+        "tae_kd": KnowledgeDistillation.Config(),
         "tae_aux_head_adapter": with_adapter,
     }
     assert {name for name, arm in arms.items() if arm.logit_residual} == {LOGIT_RESIDUAL, TREATED}

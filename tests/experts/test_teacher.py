@@ -1,13 +1,20 @@
 """What an expert reads of its teacher is what the log holds, as late as it is told to be."""
 
+import copy
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from experts.arms import ArmName
+from experts.batch import ExpertBatch
+from experts.model import ExpertModel
 from experts.past import PastEmbeddings
-from experts.teacher import TeacherReader
+from experts.steps import SurfaceLearner
+from experts.teacher import TeacherReader, as_late_as
 from foundation.hstu.layer import HSTUStack
 from foundation.hstu.vocabulary import BatchVocabulary
 from foundation.model import FoundationModel
@@ -48,10 +55,22 @@ def publisher(
 
 @pytest.fixture
 def reader(publisher: Publisher, workspace: Workspace) -> MakeReader:
-    def make(*, delay: int = 0, version: int | None = None, widths: Mapping[str, int] = WIDTHS) -> TeacherReader:
-        pin = Pin(expert="surface_1", lineage="FM", version=version)
-        past = PastEmbeddings.Config()
-        return TeacherReader(log=publisher.log, pin=pin, workspace=workspace, widths=widths, past=past, delay=delay)
+    def make(
+        *,
+        delay: int = 0,
+        label_delay: int | None = None,
+        version: int | None = None,
+        widths: Mapping[str, int] = WIDTHS,
+    ) -> TeacherReader:
+        return TeacherReader(
+            log=publisher.log,
+            pin=Pin(expert="surface_1", lineage="FM", version=version),
+            workspace=workspace,
+            widths=widths,
+            past=PastEmbeddings.Config(),
+            delay=delay,
+            label_delay=label_delay,
+        )
 
     return make
 
@@ -86,11 +105,51 @@ def test_a_delayed_teacher_is_the_snapshot_of_an_earlier_window(
     )
 
 
+@pytest.mark.parametrize(
+    ("delay", "label_delay", "vectors", "labels"),
+    [(0, 1, 3, 2), (0, 2, 3, 1), (1, 2, 2, 1), (0, 9, 3, 1), (1, 1, 2, 2)],
+)
+def test_labels_may_be_older_than_vectors(
+    delay: int,
+    label_delay: int,
+    vectors: int,
+    labels: int,
+    reader: MakeReader,
+    publisher: Publisher,
+    workspace: Workspace,
+) -> None:
+    window = workspace.dataset.windows[2].index
+    requests = workspace.requests(window)
+    made = reader(delay=delay, label_delay=label_delay)
+    told = made.read(window, requests).features
+    taught = made.labels(window, requests, told)
+    of = {version: publisher.log.segment(f"FM@{version:04d}", window) for version in (vectors, labels)}
+    np.testing.assert_array_equal(
+        told.vectors["penultimate"].vector_CR.numpy(), of[vectors].vectors("penultimate", slice(None))
+    )
+    np.testing.assert_array_equal(told.logit_CT[:, 0].numpy(), of[vectors].numpy("teacher_logit_purchase"))
+    np.testing.assert_array_equal(taught.logit_CT[:, 0].numpy(), of[labels].numpy("teacher_logit_purchase"))
+    assert taught.present_C.all()
+    # Never newer than allowed: the snapshot had learned nothing of the windows that it may not know (law L3).
+    assert of[labels].facts.watermark <= as_late_as(workspace.dataset, window, delay=label_delay)
+
+
+def test_labels_that_were_not_published_so_late_are_refused(reader: MakeReader, workspace: Workspace) -> None:
+    window = workspace.dataset.windows[1].index
+    requests = workspace.requests(window)
+    made = reader(label_delay=1)
+    told = made.read(window, requests).features
+    with pytest.raises(StoreError, match=r"newer than teacher_delay_windows: 0 and label_delay_windows: 1.*delayed\(w"):
+        made.labels(window, requests, told)
+
+
 def test_a_pin_to_a_version_is_a_delay_of_its_own(
     reader: MakeReader, publisher: Publisher, workspace: Workspace
 ) -> None:
     window = workspace.dataset.windows[2].index
-    told = reader(delay=2, version=2).read(window, workspace.requests(window)).features
+    made = reader(delay=2, label_delay=3, version=2)
+    told = made.read(window, workspace.requests(window)).features
+    assert made.labels(window, workspace.requests(window), told).logit_CT is told.logit_CT
     expected = publisher.log.segment("FM@0002", window).numpy("teacher_logit_purchase")
     np.testing.assert_array_equal(told.logit_CT[:, 0].numpy(), expected)
 
@@ -108,3 +167,38 @@ def test_without_any_segment_every_key_is_a_miss(reader: MakeReader, workspace: 
     told = reader(widths=WIDTHS | {"past": 6}).read(window, requests)
     assert told.counts["MISS"] == len(requests.item) and not told.features.present_C.any()
     assert told.features.vectors["past"].present_C.any()  # of the windows that were published
+
+
+def test_only_what_is_distilled_is_older(publisher: Publisher, workspace: Workspace, tmp_path: Path) -> None:
+    made = copy.copy(publisher)
+    made.log = TaeLog(shutil.copytree(publisher.log.root, tmp_path / "log"))
+    windows = workspace.dataset.windows[:3]
+    for window in windows:
+        made.publish_delayed(window, 1)
+
+    def batches(arm: ArmName, later: int) -> list[ExpertBatch]:
+        learner = SurfaceLearner(
+            config=SurfaceLearner.Config(
+                arms=["control", arm],
+                label_delay_windows=later,
+                model=ExpertModel.Config(width=4, history=5),
+                vocabulary=BatchVocabulary.Config(default=128),
+            ),
+            surface="surface_1",
+            workspace=workspace,
+            log=made.log,
+            pin=Pin(expert="surface_1", lineage="FM"),
+            embedding=6,
+            seeds=[0],
+            run=tmp_path / "run",
+        )
+        return list(learner.batches(windows[2]))
+
+    compared = list(zip(batches("kd", 0), batches("kd", 1), batches("tae", 1), strict=True))
+    assert compared
+    for now, late, reads in compared:
+        assert torch.equal(now.teacher.logit_CT, late.teacher.logit_CT)
+        assert torch.equal(now.lesson.teacher_CT, now.teacher.logit_CT)
+        assert not torch.equal(late.lesson.teacher_CT, now.lesson.teacher_CT)
+        assert torch.equal(late.lesson.label_CT, now.lesson.label_CT)
+        assert torch.equal(reads.lesson.teacher_CT, reads.teacher.logit_CT)  # nothing distils

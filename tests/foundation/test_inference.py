@@ -1,7 +1,5 @@
 """Candidates scored in micro-batches over a cache are scored as by the model itself."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import fields, replace
 
 import numpy as np
@@ -18,6 +16,7 @@ from hypercast.training.random import generator
 from streaming.batch import BatchReader, RequestBatch
 from streaming.requests import Requests
 from streaming.workspace import Workspace
+from tests.foundation.asking import rows_projected
 
 OPTIONS = {
     "plain": {},
@@ -64,16 +63,6 @@ def assert_same(actual: FoundationOutput, expected: FoundationOutput, order: np.
 
 def score(model: FoundationModel, batch: RequestBatch, micro_batch: int = 5) -> FoundationOutput:
     return CandidateScorer.Config(micro_batch=micro_batch).build(model).score(batch)
-
-
-@contextmanager
-def rows_projected(model: FoundationModel) -> Iterator[list[int]]:
-    """How many tokens enter the first layer, call by call."""
-    rows: list[int] = []
-    norm = model.stack.get_submodule("layers.0.norm_input")
-    handle = norm.register_forward_hook(lambda _, inputs, __: rows.append(len(inputs[0])))
-    yield rows
-    handle.remove()
 
 
 @pytest.mark.parametrize("options", list(OPTIONS))

@@ -8,11 +8,12 @@ from transfer import health
 
 
 def test_series_by_metric_and_window(tmp_path: Path) -> None:
-    noted = {"1": {"coverage/fresh": 1.0, "train_loss": 0.4}, "2": {"coverage/fresh": 0.5, "coverage/miss": 0.5}}
+    noted = {"1": {"coverage/fresh": 1.0, "teacher/age_hours": 3.0}, "2": {"coverage/fresh": 0.5, "coverage/miss": 0.5}}
     place = tmp_path / "checkpoints" / "experts" / "home"
     checkpoint.save(place, tensors={}, state={"metrics": noted}, step=2)
     found = health.read(tmp_path, surfaces=["home", "mailer"])
     assert found.coverage == {"home": {"fresh": {1: 1.0, 2: 0.5}, "miss": {2: 0.5}}}
+    assert found.age == {"home": {1: 3.0}}
     assert found.drift == {}
 
 

@@ -57,7 +57,14 @@ def run(tmp_path_factory: pytest.TempPathFactory, make_table) -> Path:
         predictions.write(
             folder, surface="mailer", window=window, table=make_table(seed=window + 50, noise=even, requests=80)
         )
-    covered = {str(window): {"coverage/fresh": 1 - window / 10, "coverage/miss": window / 10} for window in range(5)}
+    covered = {
+        str(window): {
+            "coverage/fresh": 1 - window / 10,
+            "coverage/miss": window / 10,
+            "teacher/age_hours": 2.0 * window,
+        }
+        for window in range(5)
+    }
     checkpoint.save(folder / "checkpoints" / "experts" / "home", tensors={}, state={"metrics": covered}, step=4)
     drifted = {"2": {"drift/mmd": 0.1, "drift/alarm": 0.0}, "3": {"drift/mmd": 0.4, "drift/alarm": 1.0}}
     checkpoint.save(folder / "checkpoints" / "foundation", tensors={}, state={"metrics": drifted}, step=4)
@@ -106,6 +113,7 @@ def test_it_holds_every_section_and_number(made: page.Page, html: str) -> None:
     assert "mailer: no gain over the control" in text
     assert "80.0 % window 4: 60.0 %" in text  # fresh, mean and worst
     assert "20.0 % window 4: 40.0 %" in text  # missing
+    assert "4.0 h window 4: 8.0 h" in text  # age
     assert "Alarm after windows 3." in text
 
 
@@ -159,7 +167,7 @@ def test_names_are_text_and_nothing_else(made: page.Page) -> None:
         ),
         curves={HOSTILE: made.curves["home"]},
         parities=[type(each)(**{**vars(each), "surface": HOSTILE}) for each in made.parities[:1]],
-        health=type(made.health)(coverage={HOSTILE: made.health.coverage["home"]}, drift={HOSTILE: {1: 0.5}}),
+        health=type(made.health)(coverage={HOSTILE: made.health.coverage["home"]}, drift={HOSTILE: {1: 0.5}}, age={}),
     )
     text = hostile.to_html()
     read = Reader(text)
@@ -209,11 +217,13 @@ def test_the_ladder_has_every_arm_of_every_surface(made: page.Page) -> None:
     drawn = figures.ladder(made.report.spans[0].rows)
     home, mailer, pooled = drawn.axes
     assert [label.get_text() for label in home.get_yticklabels()] == [
+        "matched control",
+        "FM's own head",
+        "treated (TAE + logit residual)",
         "TAE",
         "logit residual",
-        "treated (TAE + logit residual)",
     ]
     points = {each.get_title(): sum(line.get_label() == "gain" for line in each.lines) for each in drawn.axes}
-    assert points == {"home": 3, "mailer": 1, gain.POOLED: 1}
+    assert points == {"home": 5, "mailer": 3, gain.POOLED: 3}
     assert home.get_ylim()[0] > home.get_ylim()[1]  # the first on top
     assert mailer.patches and pooled.patches  # the noise floor

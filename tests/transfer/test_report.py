@@ -85,7 +85,7 @@ def test_renders_everywhere(run: Path, width: int) -> None:
     assert "…" not in "".join(lines)
     assert json.loads(json.dumps(result.to_dict(), allow_nan=False))["spans"]["early"]["surfaces"]["home"]
     rows = [line for line in result.to_markdown().splitlines() if line.startswith("|")]
-    assert {line.count("|") for line in rows} == {12}
+    assert {line.count("|") for line in rows} == {12, 5}  # the main tables, and the ladder
 
 
 def test_80_columns_show_every_value_on_one_line(tmp_path: Path, make_table) -> None:
@@ -106,7 +106,7 @@ def test_80_columns_show_every_value_on_one_line(tmp_path: Path, make_table) -> 
             levels = [row.ne[arm] for arm in ("control", "control_matched", "treated", "fm_head")]
             assert " ".join(f"{value:.4f}" for value in [*levels, row.auc["treated"]]) in shown
             assert f"{control} {matched} {row.noise_floor_pct:.2f}" in shown
-            assert f"{residual} {tae}" in shown
+            assert f"{residual} {tae} {row.noise_floor_pct:.2f}" in shown
         for row in table.without_split_trips:
             shown = [_squeezed(line.removeprefix(row.surface)) for line in lines if line.startswith(f"{row.surface} ")]
             assert f"{_shown(row.gains['treated', 'control'])} {row.noise_floor_pct:.2f}" in shown

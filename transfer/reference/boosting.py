@@ -31,14 +31,13 @@ from streaming.labels.attribution import closed
 from streaming.requests import Requests
 from streaming.workspace import Workspace
 from transfer import predictions
+from transfer.gain import LIGHTGBM as LIGHTGBM
 from transfer.predictions import Column, prediction_table
 from transfer.reference.features import TabularFeatures
 
 if TYPE_CHECKING:
     import lightgbm
 
-LIGHTGBM = "lightgbm"
-"""Name of the arm."""
 TREES = "trees"
 
 _logger = logging.getLogger(__name__)

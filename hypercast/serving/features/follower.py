@@ -78,6 +78,7 @@ class Follower:
         since = tail.catalogue.window(tail.sealed.window).end
         self._admission = Admission(config=tail.config, catalogue=tail.catalogue, since=since, positions=begin)
         self._next: dict[Partition, int | None] = {each: position.offset for each, position in begin.items()}
+        self._admitted: list[dict[str, Any]] = []  # and not observed yet
         self._at_end: set[Partition] = set()
         self._produced: dict[Partition, float] = {}
         self._known_until = since / 1e6
@@ -151,19 +152,19 @@ class Follower:
                 self._note()
 
     def _take(self, records: Iterable[Record]) -> None:
-        rows: list[dict[str, Any]] = []
         for record in records:
             self.refused = None
-            self._next[record.partition] = record.offset + (not record.end)
             if record.end:
+                self._next[record.partition] = record.offset
                 self._at_end.add(record.partition)
                 continue
             self._at_end.discard(record.partition)
             if record.produced is not None:
                 self._produced[record.partition] = record.produced / 1e6
             admitted = self._admission.admit(record)
+            self._next[record.partition] = record.offset + 1
             if admitted.row is not None:
-                rows.append(admitted.row)
+                self._admitted.append(admitted.row)
             elif admitted.outcome != "end":
                 self._metrics.events.labels(admitted.outcome).inc()
             if admitted.outcome == "bad" and not self._told_bad:
@@ -174,9 +175,9 @@ class Follower:
                     record.offset,
                     admitted.reason,
                 )
-        for first in range(0, len(rows), AT_ONCE):
-            part = rows[first : first + AT_ONCE]
+        while part := self._admitted[:AT_ONCE]:
             taken = self._state.observe(_columns(part))
+            del self._admitted[:AT_ONCE]  # only now: what could not be observed is observed before anything else
             self._metrics.events.labels("observed").inc(taken)
             self._metrics.events.labels("copy").inc(len(part) - taken)
 

@@ -22,10 +22,10 @@ from hypercast.errors import StoreError
 from hypercast.serving.features.question import Question
 from hypercast.serving.http.guard import Guard, read_tokens
 from hypercast.serving.http.parsing import Refusal
-from hypercast.serving.lanes.ladder import Rung
 from hypercast.serving.lanes.lane import LaneClosed
 from hypercast.serving.lanes.ranking import Answer, Busy, NoExpert, TooEarly
 from hypercast.serving.service import Service
+from hypercast.store.ladder import Rung
 from hypercast.store.status import Status
 from streaming.errors import DataError
 

@@ -4,7 +4,7 @@
 ``LIVE``     computed for this very request, in time
 ``FRESH``    the candidate's own vector in the online store, young enough
 ``STALE``    the same, older, and not past its time to live
-``NEAREST``  another user's vector of the item, of the one most like this one (``serving.miss: nearest``)
+``NEAREST``  another user's vector of the item, of the one most like this one (``online.miss: nearest``)
 ``USER``     the mean of the user's vectors in the online store
 ``ZEROS``    nothing: the expert is told so by the mask bit, or answers without the foundation model at all
 ===========  =============================================================================================
@@ -14,7 +14,6 @@ Shape legend: C candidates, R width of a representation, T tasks.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 
 import numpy as np
 import torch
@@ -22,23 +21,10 @@ from numpy.typing import NDArray
 
 from experts.fusion import TeacherFeatures, Vectors
 from hypercast.serving.models.foundation import Scored
-from hypercast.store import ladder as store_ladder
+from hypercast.store.ladder import Lookup, Rung
 from hypercast.store.status import Status
 
 Floats = NDArray[np.float32]
-
-
-class Rung(IntEnum):
-    """See the module; those of the online store (:class:`hypercast.store.ladder.Rung`, and after them
-    :data:`hypercast.serving.speculation.neighbours.NEAREST`) are one further down here.
-    """
-
-    LIVE = 0
-    FRESH = 1
-    STALE = 2
-    USER = 3
-    ZEROS = 4
-    NEAREST = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,13 +88,13 @@ def computed(scored: Scored, part: slice) -> Given:
     )
 
 
-def read(lookup: store_ladder.Lookup, logit_CT: Floats, *, representation: str) -> Given:
+def read(lookup: Lookup, logit_CT: Floats, *, representation: str) -> Given:
     """What the online store answered; ``logit_CT`` are its vectors', whatever they are where there are none."""
     return Given(
         vectors={representation: lookup.vector},
         logit_CT=np.where(lookup.present[:, None], logit_CT, np.float32(0)),
         status_C=lookup.status,
-        rung_C=lookup.rung + np.uint8(1),
+        rung_C=lookup.rung,
         age_C=lookup.age,
         snapshot=lookup.snapshot if lookup.present.any() else None,
     )

@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -22,14 +23,15 @@ from hypercast.serving.config import ServingConfig
 from hypercast.serving.features.asked import Asked, merge
 from hypercast.serving.features.question import Question
 from hypercast.serving.lanes import ladder
-from hypercast.serving.lanes.ladder import Floats, Given, Rung
+from hypercast.serving.lanes.ladder import Floats, Given
 from hypercast.serving.lanes.lag import Lag
 from hypercast.serving.lanes.lane import Lane, LaneFull, TooLate
-from hypercast.serving.lanes.ranking import Answer, Busy, NoExpert, Ranking, TooEarly
+from hypercast.serving.lanes.ranking import READS_LOGITS, Answer, Busy, NoExpert, Ranking, TooEarly
 from hypercast.serving.metrics import Metrics
 from hypercast.serving.models.bundle import Bundle
 from hypercast.snapshot import Snapshot
 from hypercast.store.engine import UnreachableError
+from hypercast.store.ladder import Rung
 from hypercast.store.online import OnlineStore
 
 _logger = logging.getLogger(__name__)
@@ -38,8 +40,6 @@ QUIET_SECONDS = 0.005
 """Lag of the event loop up to which it has time to spare."""
 EXPERT_BATCH = 32
 """Requests that an expert scores at once, at most: sixteen take it little more than twice as long as one."""
-READS_LOGITS = "penultimate"
-"""The representation from which the foundation model's main heads read their logits."""
 STORE_SECONDS = 0.01
 """For which the online store is waited for where the deadline is not earlier."""
 
@@ -176,7 +176,7 @@ class Ranker:
         outcome, begun = "absent", time.monotonic()
         if ranking.foundation is not None:
             try:
-                future = self._foundation.submit(ranking, units=ranking.units, by=by)
+                future = self._foundation.submit(ranking, units=ranking.foundation_units, by=by)
                 ranking.given = await asyncio.wait_for(future, by - begun)
                 outcome = "live"
             except (TooLate, LaneFull):
@@ -194,13 +194,15 @@ class Ranker:
 
     def _put_off(self, ranking: Ranking) -> None:
         later = Ranking(question=ranking.question, bundle=ranking.bundle, asked=ranking.asked, behind=True)
-        if self._foundation.put_off(later, units=ranking.units):
+        if self._foundation.put_off(later, units=ranking.foundation_units):
             self.metrics.behind.labels("forgotten").inc()
 
     async def _cached(self, ranking: Ranking, until: float) -> None:
         """Read the online store, if it answers in time."""
         if self._store is None or self.config.mode == "expert" or ranking.foundation is None:
             return
+        if not ranking.finds_in(self._store.config.representation):
+            return  # zeros marked as vectors would be taken for what the foundation model says
         begun = time.monotonic()
         until = max(begun + STORE_SECONDS, until)
         try:
@@ -220,6 +222,8 @@ class Ranker:
         foundation = rankings[0].foundation
         assert foundation is not None
         scored = foundation.score(self._asked(rankings))
+        for outcome, count in asdict(scored.reused).items():
+            self.metrics.user_cache.labels(outcome).inc(count)
         ends = np.cumsum([0, *(len(ranking.question.item_ids) for ranking in rankings)]).tolist()
         given = [ladder.computed(scored, part) for part in map(slice, ends[:-1], ends[1:])]
         for ranking, each in zip(rankings, given, strict=True):

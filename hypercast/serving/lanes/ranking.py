@@ -14,6 +14,15 @@ from hypercast.serving.models.foundation import FoundationScorer
 
 REQUEST_UNITS = 100.0
 """What a request costs beside its candidates, in candidates: its history."""
+KEPT_UNITS = 20.0
+"""The same of the foundation model, where it has probably kept the user's encoded history."""
+READS_LOGITS = "penultimate"
+"""The representation from which the foundation model's main heads read their logits."""
+
+
+def finds_what_it_reads(expert: ExpertScorer, *, kept: str) -> bool:
+    """Whether an online store of the representation ``kept`` has what ``expert`` reads of the foundation model."""
+    return expert.representation in (None, kept) and (not expert.reads_logits or kept == READS_LOGITS)
 
 
 class Busy(Exception):
@@ -45,12 +54,23 @@ class Ranking:
         return REQUEST_UNITS + len(self.question.item_ids)
 
     @property
+    def foundation_units(self) -> float:
+        """:attr:`units` for the foundation model as it is now."""
+        foundation, question = self.foundation, self.question
+        kept = foundation is not None and foundation.keeps(question.user_id)
+        return (KEPT_UNITS if kept else REQUEST_UNITS) + len(question.item_ids)
+
+    @property
     def expert(self) -> ExpertScorer:
         """The surface's; if there is nothing to read of the foundation model, the one that never reads any."""
         surface = self.question.surface
         if self.given is None:
             return self.bundle.fallback.get(surface) or self.bundle.experts[surface]
         return self.bundle.experts[surface]
+
+    def finds_in(self, kept: str) -> bool:
+        """:func:`finds_what_it_reads` of the surface's expert."""
+        return finds_what_it_reads(self.bundle.experts[self.question.surface], kept=kept)
 
     def told(self) -> Given | None:
         """What an expert has to read; None where there is not one vector."""

@@ -19,15 +19,14 @@ from hypercast.pins import Pin, parse_snapshot_name
 from hypercast.registry import Registry
 from hypercast.runtime import expert_file, promotion
 from hypercast.runtime.config import PlatformConfig
-from hypercast.runtime.spinup import Version
+from hypercast.runtime.trainings import Version
+from hypercast.serving.config import ServingConfig
 from hypercast.serving.models.expert import ExpertScorer
 from hypercast.serving.models.foundation import FoundationScorer
 from hypercast.snapshot import Snapshot
 from streaming.workspace import Workspace
-from transfer.gain import CONTROL, LOGIT_RESIDUAL, TAE, TREATED
+from transfer.gain import CONTROL
 
-PREFERRED = (TREATED, TAE, LOGIT_RESIDUAL, CONTROL)
-"""Arms that serve where none is named: the first that was exported."""
 ATTEMPTS = 3
 
 
@@ -91,6 +90,12 @@ class Bundle:
         learned += [self.foundation.snapshot.watermark] if self.foundation is not None else []
         return max(learned, default=None)
 
+    @property
+    def kept_bytes(self) -> int:
+        """Of encoded histories."""
+        scorers = {scorer for scorer in (self.foundation, *self.pinned.values()) if scorer is not None}
+        return sum(scorer.kept.nbytes for scorer in scorers if scorer.kept is not None)
+
     def logits(self, vector_CR: np.ndarray) -> np.ndarray:
         """The newest snapshot's logits of ``penultimate`` vectors: :meth:`FoundationScorer.logits`."""
         if self.foundation is None:
@@ -110,7 +115,7 @@ class BundleLoader:
     Args:
         config: the platform's; ``run`` is the folder.
         workspace: as the run's jobs have it (:func:`hypercast.runtime.stream.workspace_of`).
-        arm: that serves surfaces without an alias; None for the first of :data:`PREFERRED` that was exported.
+        arm: that serves surfaces without an alias; None for the first of :data:`hypercast.runtime.promotion.PREFERRED`.
     """
 
     def __init__(self, *, config: PlatformConfig, workspace: Workspace, arm: str | None = None) -> None:
@@ -170,23 +175,10 @@ class BundleLoader:
             folder = expert_file.path_of(run, name).with_suffix("") / f"{number:04d}" / "model"
             trained = Version(name=name, number=number, path=folder.parent).training
             return self._chosen(name, folder=folder, arm=trained.expert.mode, window=trained.last, training=alias)
-        exported = {
-            int(path.name.removeprefix("window=")): path
-            for path in (run / "experts" / surface).glob("window=*")
-            if path.name.removeprefix("window=").isdecimal()
-        }
-        if not exported:
+        own = promotion.own(run, surface, arm=self.arm)
+        if own is None:
             return None
-        window = max(exported)
-        folder = exported[window]
-        arms = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-        preferred = [each for each in ((self.arm,) if self.arm else PREFERRED) if each in arms]
-        if not preferred:
-            raise RegistryError(
-                f"{folder}: arm {self.arm or 'to serve'} was not exported; there are {', '.join(arms) or 'none'}. Give "
-                "serving: {arm: NAME} with one of those, or train it: expert: {arms: [control, treated]}."
-            )
-        return self._chosen(surface, folder=folder, arm=preferred[0], window=window, training=None)
+        return self._chosen(surface, folder=own.folder, arm=own.arm, window=own.window, training=None)
 
     def _chosen(self, expert: str, *, folder: Path, arm: str, window: int, training: str | None) -> Chosen:
         pin = Pin(expert=expert, lineage=self._lineage)
@@ -236,6 +228,7 @@ class BundleLoader:
                 workspace=self.workspace,
                 ages=self.config.log,
                 scorer=self.config.foundation.publisher.scorer,
+                keep_bytes=(self.config.serving or ServingConfig()).live.user_cache_mib << 20,
             )
         self._loaded[key] = found
         return found

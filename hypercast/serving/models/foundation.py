@@ -7,7 +7,7 @@ Shape legend: C candidates, R width of a representation, T tasks.
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from experts.fusion import TeacherFeatures, Vectors
+from foundation.encoding import Reused, encoded, encoded_from
+from foundation.histories import EncodedHistories
 from foundation.inference import CandidateScorer
 from foundation.model import FoundationModel
 from foundation.publish import schema_hash
@@ -44,6 +46,7 @@ class Scored:
         status: uint8 ``[C]``, values of :class:`Status`; MISS where a request is before the snapshot's watermark, which
             it must not answer (law L3).
         age: int64 ``[C]``, microseconds from the watermark to the request; 0 where MISS.
+        reused: how many of the requests' histories were encoded for calls before.
     """
 
     snapshot: str
@@ -51,6 +54,7 @@ class Scored:
     logit_CT: np.ndarray
     status: np.ndarray
     age: np.ndarray
+    reused: Reused
 
     @property
     def present(self) -> np.ndarray:
@@ -73,14 +77,28 @@ class _Said:
 
     logit_CT: Tensor
     vectors: Mapping[str, Tensor]
+    reused: Reused
 
     @staticmethod
     @torch.inference_mode()
     def by(
-        model: FoundationModel, batch: RequestBatch, *, settings: CandidateScorer.Config, names: Sequence[str]
+        model: FoundationModel,
+        batch: RequestBatch,
+        owners: Sequence[Hashable] | None = None,
+        *,
+        settings: CandidateScorer.Config,
+        names: Sequence[str],
+        kept: EncodedHistories | None = None,
     ) -> "_Said":
-        """What ``model`` says, with the representations of these names."""
-        output = settings.build(model).score(batch)
+        """What ``model`` says, with the representations of these names.
+
+        With ``owners`` of the requests, histories that are ``kept`` are not encoded again, and others are kept.
+        """
+        if owners is None or kept is None:
+            histories = encoded(model, batch)
+        else:
+            histories = encoded_from(kept, model, batch, owners=owners)
+        output = settings.build(model).over(histories)
         found = {
             "penultimate": output.penultimate_CR,
             "sequence": output.sequence_CD,
@@ -88,25 +106,26 @@ class _Said:
         }
         if "user" in names:
             found["user"] = model.user(batch)[batch.owner_C]
-        return _Said(logit_CT=output.logit_CT, vectors={name: found[name] for name in names})
+        vectors = {name: found[name] for name in names}
+        return _Said(logit_CT=output.logit_CT, vectors=vectors, reused=histories.reused)
 
 
 class FoundationScorer:
     """One snapshot, loaded. For one thread at a time.
 
     Of keys and values, those of a request's context and history are computed once for all its candidates, and once for
-    all requests of a call that share user, time and context, as the surfaces of one page do. Between calls nothing is
-    kept: the context tokens carry a request's time and features, every layer above the first has history that has
-    attended to them, and so nothing of one request's is another's.
+    all requests of a call that share user, time and context, as the surfaces of one page do. Between calls they are
+    kept for the user's next request, which takes of them what it would compute (:mod:`foundation.histories`).
 
     Args:
         snapshot: from the registry.
         workspace: the data set; its inputs must be those of the snapshot.
         ages: up to which age a snapshot's vectors are FRESH, and after which EXPIRED, as in the TAE log.
         scorer: how many candidates at a time.
+        keep_bytes: of encoded histories that are kept, at most; 0 for none.
 
     Attributes: ``snapshot``; ``model``, in float32 and evaluation mode; ``report``: what the compact model that answers
-    has in other layers, None where the float32 model answers.
+    has in other layers, None where the float32 model answers; ``kept``: encoded histories, None for none.
 
     Raises:
         RegistryError: the snapshot was trained for other inputs, or says not what its model is.
@@ -119,6 +138,7 @@ class FoundationScorer:
         workspace: Workspace,
         ages: Freshness,
         scorer: CandidateScorer.Config | None = None,
+        keep_bytes: int = 0,
     ) -> None:
         described = snapshot.manifest["metadata"].get("model")
         if described is None:
@@ -139,15 +159,20 @@ class FoundationScorer:
         self._reader = AskedBatches(workspace=workspace, histories={"all": (None, config.history)})
         self._codec = rows.named(snapshot.dtype)
         self.report: Report | None = None
-        self._says: Callable[[RequestBatch], _Said] = partial(self._said, self.model)
-        self._answers: Callable[[RequestBatch], _Said] = self._says
+        self.kept = EncodedHistories(most=keep_bytes) if keep_bytes else None
+        self._says: Callable[..., _Said] = partial(self._said, self.model, kept=self.kept)
+        self._answers: Callable[..., _Said] = self._says
         """The same, and a watch that looks on."""
+
+    def keeps(self, user_id: int) -> bool:
+        """Whether a history of the user's is kept, and probably needs not be encoded; may be asked by any thread."""
+        return self.kept is not None and self.kept.holds(user_id)
 
     @torch.inference_mode()
     def score(self, asked: Asked) -> Scored:
         """Every candidate's vectors and logits, in the order of ``asked``."""
         pages, place = asked.pages()
-        said = self._answers(self._reader.batch(pages))
+        said = self._answers(self._reader.batch(pages), pages.user_id.tolist())
         time = asked.time[asked.owner]
         answered = time >= self.snapshot.watermark
         age = np.where(answered, time - self.snapshot.watermark, 0)
@@ -159,7 +184,14 @@ class FoundationScorer:
             vectors[name][absent] = 0
         logit_CT = said.logit_CT[place].numpy()
         logit_CT[absent] = 0
-        return Scored(snapshot=self.snapshot.name, vectors=vectors, logit_CT=logit_CT, status=status, age=age)
+        return Scored(
+            snapshot=self.snapshot.name,
+            vectors=vectors,
+            logit_CT=logit_CT,
+            status=status,
+            age=age,
+            reused=said.reused,
+        )
 
     @torch.inference_mode()
     def rehearse(self, asked: Asked) -> TeacherFeatures:
@@ -191,8 +223,11 @@ class FoundationScorer:
         made = compact(self.model, precision, calls, logits=lambda model, batch: self._said(model, batch).logit_CT)
         other = copy.copy(self)
         if made.layers:
-            other.report, other._says = made.report, partial(self._said, made.model)
-            other._answers = watching.over(made, compact=other._says, reference=self._says)
+            other.report = made.report
+            other.kept = EncodedHistories(most=self.kept.most) if self.kept is not None else None
+            other._says = partial(self._said, made.model, kept=other.kept)
+            reference = partial(self._said, self.model, kept=other.kept)
+            other._answers = watching.over(made, compact=other._says, reference=reference)
         return other
 
     @torch.inference_mode()

@@ -49,7 +49,7 @@ class Swap:
         """Load what is newer than the bundle in use, if there is anything; returns whether there was.
 
         Raises:
-            UserError: it cannot be loaded; the bundle in use stays.
+            UserError: it cannot be loaded, as may anything that loading or warming it raises; the bundle in use stays.
         """
         with self._looking:
             if self._loader.newest() == self._current.version:
@@ -79,8 +79,10 @@ class Swap:
             try:
                 self.look()
                 told = ""
-            except (UserError, OSError) as error:
+            except Exception as error:  # whatever is wrong with newer models, those in use answer
                 self._metrics.swaps.labels("failed").inc()
-                if str(error) != told:  # once, and not every two seconds
-                    told = str(error)
-                    _logger.warning("%s stays in use: newer models cannot be loaded: %s", self._current.version, error)
+                if repr(error) != told:  # once, and not every two seconds
+                    told = repr(error)
+                    known = isinstance(error, UserError | OSError)
+                    message = "%s stays in use: newer models cannot be loaded: %s"
+                    _logger.warning(message, self._current.version, error if known else told, exc_info=not known)

@@ -10,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from hypercast.serving.speculation.asked_log import AskedLog
-from hypercast.serving.speculation.counts import Float, find
+from hypercast.serving.speculation.counts import Float, Int, find
 from hypercast.serving.speculation.pairs import Pairs, PairSource
 from hypercast.serving.speculation.ranker import Ranker
 from streaming.config import Config as BaseConfig
 from streaming.workspace import Workspace
 
+_Keys = tuple[Int, Int, Int]
 _Examples = tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], Float]
 Rule = Literal["learned", "popularity", "repeats", "random"]
 RULES: tuple[Rule, ...] = get_args(Rule)
@@ -69,11 +70,19 @@ class Predictor:
 
     def was_asked(self, pairs: Pairs, asked: AskedLog) -> npt.NDArray[np.bool_]:
         """Which pairs are among what was asked for, bool ``[N]``."""
+        return self._among(_keys(pairs), _asked_keys(asked))
+
+    def was_predicted(self, asked: AskedLog, pairs: Pairs) -> npt.NDArray[np.bool_]:
+        """Which of the candidates that were asked for are among the pairs, bool ``[A]``."""
+        return self._among(_asked_keys(asked), _keys(pairs))
+
+    def _among(self, these: _Keys, those: _Keys) -> npt.NDArray[np.bool_]:
+        """Which of ``these`` are among ``those``."""
         items, surfaces = self.source.items, self.source.surfaces
-        users, user_R = np.unique(asked.user_id, return_inverse=True)
-        codes = np.unique((user_R[asked.owner] * items + asked.item) * surfaces + asked.surface)
-        user, known = find(users, pairs.user_id)
-        return known & find(codes, (user * items + pairs.item) * surfaces + pairs.surface)[1]
+        users, user = np.unique(those[0], return_inverse=True)
+        codes = np.unique((user * items + those[1]) * surfaces + those[2])
+        user, known = find(users, these[0])
+        return known & find(codes, (user * items + these[1]) * surfaces + these[2])[1]
 
     def _ranker(self, now: int, horizon: int) -> Ranker | None:
         """Learned from the last horizons; None where they leave nothing to tell apart."""
@@ -104,3 +113,13 @@ class Predictor:
             again = self.was_asked(pairs, self.source.reader.between(now - horizon, now))
             return again + 1e-3 * feature["user_item_asks"]
         return np.random.default_rng([self.config.ranker.seed, abs(now)]).random(len(pairs))
+
+
+def _keys(pairs: Pairs) -> _Keys:
+    """Users, items and surfaces."""
+    return pairs.user_id, pairs.item, pairs.surface
+
+
+def _asked_keys(asked: AskedLog) -> _Keys:
+    """The same of every candidate."""
+    return asked.user_id[asked.owner], asked.item, asked.surface

@@ -9,7 +9,7 @@ from foundation.model import FoundationModel
 from hypercast.registry import Registry
 from hypercast.serving.speculation.budget import Budget, Plan
 from hypercast.serving.speculation.moment import requests_at
-from hypercast.serving.speculation.predictor import Predictor
+from hypercast.serving.speculation.predictor import Predicted, Predictor
 from hypercast.serving.speculation.speculated import Speculated
 from hypercast.snapshot import Snapshot
 from streaming.config import Config as BaseConfig
@@ -56,6 +56,15 @@ class Speculator:
         self._reader = workspace.reader({"all": (workspace.engagements, model.history)})
         self._loaded: str | None = None
 
+    def choose(self, now: int, *, horizon: int, budget: Budget | None = None) -> Predicted:
+        """The pairs that :meth:`run` computes, best first; computes nothing. Arguments as there."""
+        budget = budget or self.config.budget
+        predicted = self.predictor.predict(now, horizon=horizon)
+        source, spans = self.predictor.source, self.config.predictor.ranker.spans
+        cost = budget.cost(source.reader.between(now - spans * horizon, now), spans=spans)
+        chosen = Plan(predicted.pairs.user_id, predicted.chance, encoding=budget.encoding).within(cost)
+        return Predicted(pairs=predicted.pairs.take(chosen), chance=predicted.chance[chosen])
+
     def run(self, now: int, *, horizon: int, budget: Budget | None = None) -> Speculated:
         """Speculate on what will be asked for in ``[now, now + horizon)``, in microseconds (UTC).
 
@@ -68,23 +77,20 @@ class Speculator:
         Raises:
             RegistryError: there is no snapshot with a watermark up to ``now``.
         """
-        budget = budget or self.config.budget
         snapshot = self.registry.latest(self.config.lineage, as_of=now)
-        predicted = self.predictor.predict(now, horizon=horizon)
-        source, spans = self.predictor.source, self.config.predictor.ranker.spans
-        cost = budget.cost(source.reader.between(now - spans * horizon, now), spans=spans)
-        chosen = Plan(predicted.pairs.user_id, predicted.chance, encoding=budget.encoding).within(cost)
-        order = np.sort(chosen)  # by user, for the model
-        requests = requests_at(now, predicted.pairs.take(order), source.asked(now), self.workspace)
+        chosen = self.choose(now, horizon=horizon, budget=budget)
+        pairs = chosen.pairs
+        order = np.lexsort((pairs.surface, pairs.item, pairs.user_id))  # by user, for the model
+        requests = requests_at(now, pairs.take(order), self.predictor.source.asked(now), self.workspace)
         vector, logit, encoding = self._score(snapshot, requests)
-        back = np.searchsorted(order, chosen)
+        back = np.argsort(order)
         return Speculated(
             snapshot=snapshot,
             now=now,
-            user_id=predicted.pairs.user_id[chosen],
-            item_id=predicted.pairs.item_id[chosen],
-            surface=predicted.pairs.surface[chosen],
-            chance=predicted.chance[chosen],
+            user_id=pairs.user_id,
+            item_id=pairs.item_id,
+            surface=pairs.surface,
+            chance=chosen.chance,
             vector=vector[back],
             logit=logit[back],
             users=requests.user_id,

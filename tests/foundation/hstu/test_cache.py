@@ -157,3 +157,19 @@ def test_what_cannot_be_stored_is_refused() -> None:
     )
     with pytest.raises(ValueError, match="a cache of 1 sequences by 2"):
         one.extend(two)
+
+
+def test_sequences_taken_apart_and_put_together_again() -> None:
+    x_TD, sequences = part([4, 2, 5], seed=1, targets=False, dtype=torch.float32)
+    cache = stack(torch.float32).encode(x_TD, sequences)[1]
+    apart = [cache.sequences(row, row + 1).own() for row in range(3)]
+    together = KeyValueCache.together(apart)
+    for name in ("keys_SHD", "values_SHV", "offsets", "timestamps"):
+        assert torch.equal(getattr(together, name), getattr(cache, name)), name
+    assert KeyValueCache.together(apart[:1]) is apart[0]
+    assert sum(each.nbytes for each in apart) == cache.nbytes
+    assert all(each.keys_SHD.untyped_storage().nbytes() == each.keys_SHD.nbytes for each in apart)
+    times = torch.tensor([7, 8, 9])
+    first = apart[2].beginning(times)
+    assert torch.equal(first.keys_SHD, apart[2].keys_SHD[:3]) and torch.equal(first.values_SHV, apart[2].values_SHV[:3])
+    assert first.offsets.tolist() == [0, 3] and torch.equal(first.timestamps, times)

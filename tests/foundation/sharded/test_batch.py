@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from foundation.hstu.vocabulary import BatchVocabulary
-from foundation.sharded.batch import Admission, ShardReader, table_name
+from foundation.sharded.batch import Admission, ShardReader, rows_asked, table_name
 from streaming.batch import BatchReader
 from streaming.prefetch import Prefetch
 from streaming.workspace import Workspace
@@ -97,3 +97,18 @@ def test_a_reader_travels_to_a_process_that_works_ahead(workspace: Workspace, re
     found, expected = copied.part(requests), ours.part(requests)
     assert (found.item_U == expected.item_U).all() and found.weights == expected.weights
     assert torch.equal(found.batches[0].item_C, expected.batches[0].item_C)
+
+
+def test_what_is_asked_of_each_table_is_what_the_first_window_names(workspace: Workspace, reader: BatchReader) -> None:
+    """All its requests in one batch would look up as many; a batch of one is asked for one user, and full history."""
+    batch = reader.batch(workspace.requests(workspace.dataset.windows[0].index))
+    few, many = (rows_asked(workspace, batch_size=size, history=HISTORY) for size in (1, 10**6))
+    seen = batch.items.to_dict() | batch.users.to_dict() | batch.context.to_dict()
+    assert len(many) == len(seen) == len(admission_of(reader, workspace, 8).tables)
+    candidates = set(batch.item_C.tolist())
+    for table, count in many.items():
+        kind, name = table.split("/")
+        code_N = seen[name.replace("%2E", ".")].values()
+        code_N = code_N[sorted(candidates)] if kind == "items" else code_N
+        assert count == len(code_N.unique())
+        assert few[table] == min(count, HISTORY if kind == "items" else 1)

@@ -32,6 +32,8 @@ def test_parts_by_hand() -> None:
     )  # fmt: skip
     assert need("foundation training", work).cores == pytest.approx((5 + 2 + 2) * 1e-6)
     assert need("foundation training", work).network_gbit == pytest.approx((1 + 5 + 2 + 2) * 8e-9)
+    assert need("teacher log", work).cores == pytest.approx((5 + 2 + 2) * 1e-6)
+    assert need("teacher log", work).network_gbit == pytest.approx((1 + 2) * 8e-9)
     assert need("expert training", work).cores == pytest.approx(2 * 6 * 1e-6)
     assert need("live scoring", work).cores == pytest.approx(3 * 0.5 * (5 + 4 + 2) * 1e-6)
     assert need("online store", work).cores == pytest.approx(3 * 0.5 * 4 * 1e-6)

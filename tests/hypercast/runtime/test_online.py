@@ -16,6 +16,7 @@ from hypercast.runtime.jobs import FoundationJob
 from hypercast.runtime.platform import Platform
 from hypercast.store.channels import Channels
 from hypercast.store.engine import UnreachableError
+from hypercast.store.ladder import Rung
 from hypercast.store.online import OnlineStore
 from hypercast.store.status import Status
 from hypercast.store.tae_log import TaeLog
@@ -87,6 +88,26 @@ def test_each_window_can_be_read_as_of_its_end(config: Callable[..., PlatformCon
     for window in small_dataset.windows:
         job.publish(window.index)
     assert store.engine.stats("FM@0004").rows == rows and store.current("FM") == "FM@0004"
+
+
+def test_what_is_published_has_neighbours(config: Callable[..., PlatformConfig], small_dataset: Dataset) -> None:
+    made = config("{engine: {kind: memory}, miss: nearest}")
+    job, window = FoundationJob(made, made.run), small_dataset.windows[0]
+    job.publish(window.index)
+    assert job.feed is not None
+    requests = Workspace(small_dataset).requests(window.index)
+    users, things = np.unique(requests.user_id), np.unique(np.stack([requests.surface, requests.item_id]), axis=1)
+    user_id, (surface, item_id) = np.repeat(users, things.shape[1]), np.tile(things, len(users))
+    keys = {"surface": surface, "user_id": user_id, "item_id": item_id}
+    found = job.feed.store.get_as_of(window.end, pin=FOLLOWING, width=8, **keys)
+    missed = found.status == Status.MISS
+    assert 0 < missed.sum() < len(missed) and (found.rung[missed] == Rung.NEAREST).all()
+    for one in np.flatnonzero(missed)[:50]:
+        owned = ~missed & (surface == surface[one]) & (item_id == item_id[one])
+        assert (found.vector[owned] == found.vector[one]).all(axis=1).any()
+    middle = window.start + (window.end - window.start) // 2
+    then = job.feed.store.get_as_of(middle, pin=FOLLOWING, width=8, **keys)
+    assert then.rungs()["ZEROS"] > found.rungs()["ZEROS"] == 0 and (then.age >= 0).all()
 
 
 def one_key() -> dict[str, Any]:

@@ -47,7 +47,7 @@ def test_the_holder_is_named_and_the_lock_is_free_when_it_is_killed(tmp_path: Pa
 def test_a_second_run_in_the_same_folder_is_refused_and_changes_nothing(
     platform_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(platform, "_PATIENCE", 0.0)
+    monkeypatch.setattr(platform, "PATIENCE", 0.0)
     run = tmp_path / "run"
     made = Platform(configuration.load(platform_file(run), PlatformConfig))
     with own(run_lock(run), patience=0), pytest.raises(OwnershipError, match="another process works in this folder"):

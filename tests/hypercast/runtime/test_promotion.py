@@ -15,12 +15,12 @@ from typer.testing import CliRunner
 
 from hypercast.cli import main as cli
 from hypercast.errors import ConflictError, RegistryError
-from hypercast.runtime import expert_file, promotion, spinup
-from hypercast.runtime.spinup import Training, Version
+from hypercast.runtime import expert_file, promotion, trainings
+from hypercast.runtime.trainings import Training, Version
 from streaming import config as configuration
 from streaming.errors import DataError
 from transfer import predictions
-from transfer.gain import CONTROL, TREATED, Gain
+from transfer.gain import CONTROL, TREATED
 from transfer.predictions import Column
 
 
@@ -28,7 +28,7 @@ def trained(
     run: Path, name: str, *, noise: float, windows: range = range(1, 5), seed: int = 0, users: int = 60
 ) -> Version:
     """A version of an expert of surface_1 as if it had been trained: the less noise, the better the treated arm."""
-    number = 1 + max((each.number for each in spinup.versions(run, name)), default=0)
+    number = 1 + max((each.number for each in trainings.versions(run, name)), default=0)
     path = run / "experts.d" / name / f"{number:04d}"
     expert = expert_file.ExpertFile(surface="surface_1", task="buy", seeds=[0, 1])
     training = Training(expert=expert, first=windows[0], last=windows[-1], pin="FM")
@@ -114,10 +114,10 @@ def test_of_two_that_promote_at_once_one_wins(tmp_path: Path, monkeypatch: pytes
         trained(tmp_path, name, noise=0.3)
     judge = promotion.judge
 
-    def slow(run: Path, candidate: Version, *, against: str | None) -> promotion.Decision:
+    def slow(run: Path, candidate: Version, *, against: str | None, arm: str | None = None) -> promotion.Decision:
         monkeypatch.setattr(promotion, "judge", judge)
         promotion.promote(tmp_path, "two")  # while the other is still comparing
-        return judge(run, candidate, against=against)
+        return judge(run, candidate, against=against, arm=arm)
 
     monkeypatch.setattr(promotion, "judge", slow)
     with pytest.raises(ConflictError, match=r"surface_1/serving points to two@0001, not to nothing as expected"):
@@ -135,31 +135,87 @@ def test_the_alias_moves_if_and_only_if_the_interval_says_better(
     decision = promotion.promote(run, "any")
     one = decision.gain
     assert one is not None
-    better = one.lo > 0 and one.gain_pct > (one.noise_floor_pct or 0.0)
+    better = one.lo > 0 and one.gain_pct > (one.noise_floor_pct or 0.0) and one.ne_arm < 1
     assert decision.promoted == better == (promotion.serving(run, "surface_1") == "any@0001")
     assert decision.reason.startswith("better") == better
 
 
 def test_the_sentence_names_interval_and_floor(tmp_path: Path) -> None:
-    one = spinup.measure(trained(tmp_path, "good", noise=0.3, windows=range(1, 3)))
+    one = trainings.measure(trained(tmp_path, "good", noise=0.3, windows=range(1, 3)))
     assert one is not None
     within = replace(one, gain_pct=0.5, lo=0.2, hi=0.8, noise_floor_pct=0.6)
     text = "no gain: +0.50 % [+0.20, +0.80] here is within the noise floor 0.60 %"
     assert promotion.explain(within, "here") == text
     alone = replace(within, noise_floor_pct=None)
-    assert promotion.explain(alone, "here").endswith("here; noise floor unknown with one seed")
+    assert promotion.explain(alone, "here").endswith("here; no noise floor: one seed")
     unclear = replace(within, lo=-0.2)
     assert "the interval of +0.50 % [-0.20, +0.80] here includes 0" in promotion.explain(unclear, "here")
 
 
-def test_better_than_something_useless_is_said_to_be_so() -> None:
-    measured = Gain(
-        surface="home", span="", arm="tae", against="control", ne_control=1.2, ne_arm=1.1, gain_pct=8.3, lo=8.0, hi=8.6,
-        noise_floor_pct=None, users=9, rows=9, seeds=1,
-    )  # fmt: skip
-    assert "beware: with a NE of 1.100 it says less than the base rate" in promotion.explain(measured, "over control")
-    better = replace(measured, ne_arm=0.9)
-    assert "beware" not in promotion.explain(better, "over control")
+def test_better_than_something_useless_is_not_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    candidate = trained(tmp_path, "good", noise=0.3, windows=range(1, 3))
+    measured = trainings.measure(candidate)
+    assert measured is not None
+    useless = replace(measured, ne_arm=1.1)
+    monkeypatch.setattr(promotion.gain, "gains", lambda *_, **__: [useless])
+    refused = promotion.promote(tmp_path, "good")
+    assert not refused.promoted and promotion.serving(tmp_path, "surface_1") is None
+    assert re.search(r"^not good enough: \+.*a NE of 1.100 is no better than the base rate's, 1$", refused.reason)
+
+
+def own_expert(run: Path, arm: str, *, like: Version, noise: float, seed: int = 0) -> None:
+    """As if the platform had trained and exported an expert of its own, which has predicted what ``like`` has."""
+    (run / "experts" / "surface_1" / "window=00009" / arm).mkdir(parents=True)
+    (run / "experts" / "surface_1" / "window=00003" / "older").mkdir(parents=True)
+    for window in predictions.windows(like.path, "surface_1"):
+        table = predictions.read(like.path, surface="surface_1", window=window)
+        label = table["label_buy"].to_numpy()
+        random = np.random.default_rng([7, seed, window])
+        for at in (0, 1):  # the nearer to the label, the better
+            said = 1 / (1 + np.exp(-(3 * (label - 0.5) * (1 - noise) - 1.0 + random.normal(0, 0.05, len(label)))))
+            name = Column("buy", arm, at).name
+            table = table.drop_columns([each for each in (name,) if each in table.column_names])
+            table = table.append_column(pa.field(name, pa.float32(), nullable=False), pa.array(said, pa.float32()))
+        predictions.write(run, surface="surface_1", window=window, table=table)
+
+
+def test_without_an_alias_it_must_beat_the_platforms_own_expert(tmp_path: Path) -> None:
+    cold = trained(tmp_path, "cold", noise=0.5)  # well ahead of its own control
+    own_expert(tmp_path, TREATED, like=cold, noise=0.0)
+    over_control = trainings.measure(cold)
+    assert over_control is not None and over_control.verdict == "better"
+    refused = promotion.promote(tmp_path, "cold")
+    assert not refused.promoted and refused.against == "own treated"
+    assert re.search(r"^worse: -.* over own treated in windows 1 to 4", refused.reason)
+    assert promotion.serving(tmp_path, "surface_1") is None
+
+
+@pytest.mark.parametrize(("arm", "against"), [(None, "own treated"), ("control", "own control")])
+def test_what_serves_is_the_arm_that_would_answer(arm: str | None, against: str, tmp_path: Path) -> None:
+    own_expert(tmp_path, CONTROL, like=trained(tmp_path, "good", noise=0.05), noise=1.0)
+    (tmp_path / "experts" / "surface_1" / "window=00009" / TREATED).mkdir()
+    with pytest.raises(RegistryError, match="arm kd was not exported; there are control, treated"):
+        promotion.promote(tmp_path, "good", arm="kd")
+    decision = promotion.promote(tmp_path, "good", arm=arm)
+    assert decision.against == against and f"over {against} in windows 1 to 4" in decision.reason
+
+
+def test_an_own_expert_that_has_not_predicted_these_windows_is_named(tmp_path: Path) -> None:
+    trained(tmp_path, "good", noise=0.3)
+    (tmp_path / "experts" / "surface_1" / "window=00009" / "tae_aux_head_adapter").mkdir(parents=True)
+    (tmp_path / "experts" / "surface_1" / "window=00009" / "tae").mkdir()
+    taken = promotion.promote(tmp_path, "good")
+    assert taken.promoted and taken.against == CONTROL
+    assert taken.reason.endswith(
+        "; own tae_aux_head_adapter, which serves now, has not predicted these windows and was not compared"
+    )
+
+
+def test_other_requests_than_the_platforms_are_not_compared(tmp_path: Path) -> None:
+    own_expert(tmp_path, TREATED, like=trained(tmp_path, "good", noise=0.3), noise=0.9)
+    trained(tmp_path, "elsewhere", noise=0.1, seed=5)
+    with pytest.raises(DataError, match=r"elsewhere@0001 and own treated were not judged on the same requests"):
+        promotion.promote(tmp_path, "elsewhere")
 
 
 def test_a_damaged_alias_is_told_from_none(tmp_path: Path) -> None:

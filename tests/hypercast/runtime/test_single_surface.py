@@ -10,7 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from hypercast.registry import Registry
+from hypercast.runtime import single_surface
 from hypercast.runtime.config import PlatformConfig
+from hypercast.runtime.ownership import OwnershipError, own
+from hypercast.runtime.plan import run_lock
 from hypercast.runtime.single_surface import SingleSurfaceJob, reference_folder, train_single_surfaces
 from streaming.dataset import Dataset, read_parquet
 from streaming.errors import ConfigError
@@ -120,6 +123,15 @@ def test_all_surfaces_join_the_run(tiny_dataset: Dataset, workspace: Workspace, 
     train_single_surfaces(one, tmp_path, lambda message, share: shares.append(share))
     assert has_arm(tmp_path, arm="fm_single_surface") and has_arm(tmp_path, arm="control")
     assert shares == [pytest.approx(share) for share in (1 / 3, 2 / 3, 1)]
+
+
+def test_another_process_is_not_written_beside(
+    tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(single_surface, "PATIENCE", 0.0)
+    with own(run_lock(tmp_path), patience=0), pytest.raises(OwnershipError, match="another process works"):
+        train_single_surfaces(config(tiny_dataset.path, tmp_path), tmp_path, lambda message, share: None)
+    assert not (tmp_path / "registry").exists()
 
 
 def test_a_run_that_learns_or_answers_otherwise_is_no_comparison(tiny_dataset: Dataset, tmp_path: Path) -> None:

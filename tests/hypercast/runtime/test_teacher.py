@@ -47,6 +47,27 @@ def test_a_delay_needs_its_snapshots(config: Callable[..., PlatformConfig]) -> N
         config("teacher_delay_windows: 3")
 
 
+def test_late_labels_need_their_snapshots(config: Callable[..., PlatformConfig]) -> None:
+    with pytest.raises(ConfigError, match=r"windows: 1 with label_delay_windows: 2 needs.*keep: 4.*Give keep: 5"):
+        config("teacher_delay_windows: 1\n  label_delay_windows: 2\n  arms: [control, kd]")
+
+
+def test_late_labels_that_nobody_learns_from_need_nothing(config: Callable[..., PlatformConfig]) -> None:
+    assert config("label_delay_windows: 9").expert.delays == (0,)
+
+
+def test_late_labels_are_published_beside_the_vectors(config: Callable[..., PlatformConfig], tmp_path: Path) -> None:
+    made = config("label_delay_windows: 1\n  arms: [control, kd]")
+    foundation = FoundationJob(made, tmp_path / "run")
+    experts = ExpertJob(made, tmp_path / "run", ["surface_0"])
+    for window in (1, 2, 3):
+        foundation.publish(window)
+        experts.run_window(window, None)
+        foundation.run_window(window)
+    found = [(segment.window, segment.snapshot) for segment in foundation.publisher.log.segments()]
+    assert sorted(found) == [(1, "FM@0001"), (2, "FM@0001"), (2, "FM@0002"), (3, "FM@0002"), (3, "FM@0003")]
+
+
 def test_a_delayed_teacher_publishes_beside_the_newest(config: Callable[..., PlatformConfig], tmp_path: Path) -> None:
     made = config("teacher_delay_windows: 2")
     foundation = FoundationJob(made, tmp_path / "run")

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 
 from hypercast.serving.config import ServingConfig
-from hypercast.serving.deploy import open_service
-from streaming.errors import ConfigError
 from tests.hypercast.serving.conftest import Played
 from tests.hypercast.serving.world import FIRST_ITEM, FIRST_USER, configured, scores, serving
 
@@ -17,7 +15,9 @@ MINE, THEIRS = ([FIRST_ITEM + offset + number for number in range(6)] for offset
 
 @pytest.mark.parametrize("miss", ["nearest", "user"])
 def test_a_missed_item_has_the_nearest_users_vector(played: Played, tmp_path: Path, miss: str) -> None:
-    config = configured(played, tmp_path, mode="live", miss=miss)
+    config = configured(played, tmp_path, mode="live")
+    assert config.online is not None
+    config = config.model_copy(update={"online": config.online.model_copy(update={"miss": miss})})
     with serving(config) as world:
         world.rank(at=1, user_id=ASKER, item_ids=MINE)
         world.rank(at=1, user_id=OTHER, item_ids=THEIRS)
@@ -36,9 +36,3 @@ def test_a_missed_item_has_the_nearest_users_vector(played: Played, tmp_path: Pa
         stranger = world.rank(at=2, user_id=FIRST_USER + 9, item_ids=THEIRS)
         assert set(stranger["embeddings"]["rung"]) == {"ZEROS"}
         assert len(np.unique(scores(told)[:5, 0])) > 1
-
-
-def test_without_an_online_store_nobody_is_near(played: Played, tmp_path: Path) -> None:
-    config = configured(played, tmp_path, mode="live", miss="nearest").model_copy(update={"online": None})
-    with pytest.raises(ConfigError, match=r"miss: nearest .* Give `online: \{\}`"):
-        open_service(config)

@@ -2,10 +2,11 @@
 
 import contextlib
 import json
-import resource
 import shutil
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,13 @@ import pytest
 
 from hypercast.errors import StoreError
 from hypercast.registry import Registry
-from hypercast.serving.deploy import FOLDER, JOURNAL
+from hypercast.serving.deploy import FOLDER, JOURNAL, open_service
 from hypercast.serving.features.question import Question
+from hypercast.serving.logs.intake import Intake, trim
 from hypercast.serving.models.foundation import FoundationScorer, Scored
+from hypercast.store.online import OnlineStore
 from tests.hypercast.serving.conftest import TRAINED, Played
+from tests.hypercast.serving.memory import memory
 from tests.hypercast.serving.wire import answer, ask, connect, request
 from tests.hypercast.serving.world import (
     FIRST_ITEM,
@@ -89,6 +93,19 @@ def test_the_order_of_items_is_the_askers(live: World) -> None:
     np.testing.assert_allclose(scores(told), scores(reversed_)[::-1], atol=1e-6)
 
 
+def test_the_next_page_finds_its_history_encoded_and_that_is_counted(live: World) -> None:
+    def outcomes() -> dict[str, float]:
+        return {name: live.value("user_cache_total", outcome=name) for name in ("hit", "extended", "miss")}
+
+    page = {"user_id": FIRST_USER + 7, "at": 2.5}
+    live.rank(**page)
+    before, kept = outcomes(), live.value("user_cache_bytes")
+    assert kept > 0
+    live.rank(**page, item_ids=[FIRST_ITEM + offset for offset in (2, 4, 6, 8, 10, 12)])
+    assert outcomes() == {**before, "hit": before["hit"] + 1}
+    assert live.value("user_cache_bytes") == kept
+
+
 def test_strangers_and_new_items_are_scored_as_cold(live: World) -> None:
     cold = live.rank(at=3, user_id=2**62, item_ids=[2**62 + number for number in range(6)])
     assert np.isfinite(scores(cold)).all()
@@ -126,14 +143,21 @@ def test_what_cannot_be_answered_is_told_why(live: World, changes: dict[str, Any
 
 
 def test_a_million_items_are_not_read(live: World) -> None:
+    """The body alone has 7.5 MiB, its list of numbers some 38 MiB more."""
     body = json.dumps({**live.question(at=30), "item_ids": list(range(1_000_000))}).encode()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for _ in range(10):
+    sent = request("POST", "/v1/rank", body)
+
+    def asked() -> None:
         with connect(live.port) as connection:
             with contextlib.suppress(ConnectionError):  # refused before it was read to its end
-                connection.sendall(request("POST", "/v1/rank", body))
+                connection.sendall(sent)
             assert answer(connection)[0] in (0, 413)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 16 * 1024  # KiB
+
+    asked()
+    with memory() as used:
+        for _ in range(10):
+            asked()
+    assert used.most < 6 << 20
     live.rank(at=30)
 
 
@@ -150,6 +174,48 @@ def test_health_models_and_metrics(live: World) -> None:
     live.rank(at=31)
     status, text = ask(live.port, "GET", "/metrics")
     assert status == 200 and b'hypercast_candidates_total{rung="LIVE"}' in text
+
+
+def test_posts_at_the_same_time_are_all_on_disk(live: World) -> None:
+    journal, together, posts = live.config.run / FOLDER / JOURNAL, threading.Barrier(8), 25
+    action, before = live.service._workspace.dataset.config.actions[0], journal.read_bytes().count(b"\n")
+
+    def post(user_id: int) -> int:
+        with connect(live.port) as connection:
+            together.wait()
+            for number in range(posts):
+                event = {"user_id": user_id, "item_id": 2**40, "action": action, "time": live.now + number}
+                connection.sendall(request("POST", "/v1/events", json.dumps({"events": [event]}).encode()))
+                assert answer(connection) == (200, {"taken": 1})
+        return user_id
+
+    with ThreadPoolExecutor(8) as threads:
+        users = list(threads.map(post, range(2**40, 2**40 + 8)))
+    lines = journal.read_text().splitlines()[before:]
+    kept = sorted((row[0], row[2]) for line in lines for row in json.loads(line))
+    assert kept == [(user, live.now + number) for user in users for number in range(posts)]
+
+
+@pytest.mark.parametrize("wrong", [Intake.close, Intake.catch_up], ids=["end", "beginning"])
+def test_a_part_that_fails_leaves_no_other_open(
+    played: Played, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: Any
+) -> None:
+    closed, close = list[OnlineStore](), OnlineStore.close
+
+    def fails(intake: Intake) -> None:
+        wrong(intake)
+        raise MemoryError
+
+    def closes(store: OnlineStore) -> None:
+        closed.append(store)
+        close(store)
+
+    monkeypatch.setattr(Intake, wrong.__name__, fails)
+    monkeypatch.setattr(OnlineStore, "close", closes)
+    before = {thread.name for thread in threading.enumerate()}
+    with pytest.raises(MemoryError):
+        open_service(configured(played, tmp_path)).close()
+    assert len(closed) == 1 and {thread.name for thread in threading.enumerate()} == before
 
 
 def test_what_was_computed_live_is_found_next_time(played: Played, tmp_path: Path) -> None:
@@ -262,6 +328,9 @@ def test_two_processes_see_each_others_engagements(played: Played, tmp_path: Pat
         event = {"user_id": FIRST_USER + 5, "item_id": FIRST_ITEM, "action": action, "time": one.now}
         assert ask(one.port, "POST", "/v1/events", {"events": [event]})[0] == 200
         until(lambda: not np.allclose(scores(other.rank(**asked)), before))
+        journal = config.run / FOLDER / JOURNAL
+        kept = journal.read_bytes()
+        assert not trim(journal, since=2**62) and journal.read_bytes() == kept  # as a third one does that starts
 
 
 def swap_under_load(world: World, *, swaps: int) -> None:

@@ -30,11 +30,11 @@ def test_the_ladder_and_its_counters(store: OnlineStore) -> None:
     assert (found.age // MICROSECONDS).tolist() == [5, 15, 10, 10, 10, 0, 0]
     assert found.present.tolist() == [True] * 5 + [False] * 2
     assert found.counts() == {"FRESH": 1, "STALE": 1, "EXPIRED": 2, "MISS": 3}
-    assert found.rungs() == {"FRESH": 1, "STALE": 1, "USER": 3, "ZEROS": 2}
+    assert found.rungs() == {"FRESH": 1, "STALE": 1, "NEAREST": 0, "USER": 3, "ZEROS": 2}
     assert found.snapshot == "FM@0001"
     get(store, keys[:1], 30)
     counted = store.counters.to_dict()
-    assert {name: counted[f"rung/{name}"] for name in found.rungs()} == {"FRESH": 2, "STALE": 1, "USER": 3, "ZEROS": 2}
+    assert {name: counted[f"rung/{name}"] for name in found.rungs()} == found.rungs() | {"FRESH": 2}
     assert counted["status/FRESH"] == 2 and counted["status/MISS"] == 3 and counted["unreachable"] == 0
 
 
@@ -163,7 +163,7 @@ def test_the_ladder_against_a_plain_reading(
         for value, (owner, seconds, aggregate) in enumerate(rows, start=1):
             age = now - seconds
             if owner == user and aggregate <= age <= fresh_for + more:  # an aggregate must be older than the request
-                usable[Rung.USER if aggregate else Rung(age > fresh_for)] = value, age
+                usable[Rung.USER if aggregate else Rung.STALE if age > fresh_for else Rung.FRESH] = value, age
         rung = min(usable, default=Rung.ZEROS)
         value, age = usable.get(rung, (0, 0))
         assert (found.rung[user], found.vector[user].tolist()) == (rung, [value, value])

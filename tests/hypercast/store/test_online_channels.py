@@ -150,6 +150,7 @@ def test_an_aggregate_is_not_read_by_the_request_that_made_it(store: OnlineStore
     assert found.vector[:, 0].tolist() == [1.0, 0.0] and found.rungs() == {
         "FRESH": 1,
         "STALE": 0,
+        "NEAREST": 0,
         "USER": 0,
         "ZEROS": 1,
     }

@@ -2,10 +2,11 @@
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from benchmarks.stream_rehearsal import LATENESS, PARTITIONS, Rehearsed, rehearse
@@ -128,6 +129,29 @@ def test_a_broker_that_refuses_is_asked_again_where_reading_stands(
     assert caplog.text.count("the broker refuses.") == 1
     taken = sum(len(rehearsed.dataset.engagements(window.index)) for window in rehearsed.dataset.windows[2:])
     assert state.statistics()["observed"] == taken
+
+
+def test_what_the_state_fails_to_take_in_is_taken_in_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "AGAIN_SECONDS", 0.01)
+    rehearsed = rehearse(tmp_path / "data", "", late=0.0)
+    logs = logs_of(rehearsed.sent, partitions=PARTITIONS)
+    begun = Workspace(Dataset.open(seal(tmp_path / "begun", rehearsed.dataset, logs, windows=2) / "data"))
+    state, metrics = FeatureState.open(begun, as_of=begun.dataset.windows[-1].end, config=ALL), Metrics()
+    observe, calls = state.observe, list[int]()
+
+    def fails_at_times(engagements: Mapping[str, np.ndarray] | pa.Table) -> int:
+        calls.append(1)
+        if len(calls) in (2, 3, 7):
+            raise MemoryError
+        return observe(engagements)
+
+    monkeypatch.setattr(state, "observe", fails_at_times)
+    with following_on(rehearsed, tmp_path / "begun", state, lambda: Slow(logs, seed=3), metrics) as follower:
+        until(lambda: follower.caught_up)
+    taken = sum(len(rehearsed.dataset.engagements(window.index)) for window in rehearsed.dataset.windows[2:])
+    assert metrics.value("events_total", outcome="failed") == 3
+    assert metrics.value("events_total", outcome="observed") == state.statistics()["observed"] == taken
+    assert metrics.value("events_total", outcome="late") == 0
 
 
 def test_partitions_that_were_added_are_read_from_their_beginning(tmp_path: Path) -> None:

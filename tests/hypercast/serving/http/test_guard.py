@@ -1,9 +1,10 @@
 """Strangers, floods, slow senders and large bodies meet the guard before any handler; others do not notice."""
 
 import asyncio
+import contextlib
 import json
-import resource
 import ssl
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -12,37 +13,44 @@ from typing import Any
 
 import pytest
 import uvicorn
+from uvicorn.server import ServerState
 
 from hypercast.serving.config import Limits, ServingConfig
 from hypercast.serving.deploy import listen
 from hypercast.serving.http.guard import Bucket, Guard, read_tokens
-from hypercast.serving.http.protocol import settings
+from hypercast.serving.http.protocol import GuardedServer, settings
 from hypercast.serving.metrics import Metrics
 from streaming.errors import ConfigError
+from tests.hypercast.serving.memory import memory
 from tests.hypercast.serving.wire import answer, ask, closed, connect, request, running
+from tests.hypercast.serving.world import until
 
 TOKEN = "a-token-of-thirty-two-characters"
 OTHER = "another-token-of-enough-letters"
-LIMITS = Limits(body_bytes=2048, header_bytes=1024, header_seconds=0.3, body_seconds=0.3, connections=8)
+LIMITS = Limits(
+    body_bytes=2048, header_bytes=1024, header_seconds=0.3, body_seconds=0.3, write_seconds=0.3, connections=8
+)
+
+MUCH = "x" * (1 << 20)
 
 
 async def echo(scope: Any, receive: Any, send: Any) -> None:
-    """Answers with the number of bytes that came."""
+    """Answers with the number of bytes that came; on the path ``/much`` with a megabyte."""
     size, more = 0, True
     while more:
         message = await receive()
         size, more = size + len(message.get("body", b"")), message.get("more_body", False)
-    body = json.dumps({"size": size}).encode()
+    body = json.dumps({"size": size, "much": MUCH if scope["path"] == "/much" else ""}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
-def serve(metrics: Metrics, *, tokens: list[str], limits: Limits = LIMITS) -> Any:
+def serve(metrics: Metrics, *, tokens: list[str], limits: Limits = LIMITS, app: Any = echo, **options: Any) -> Any:
     config = ServingConfig(port=0, limits=limits)
-    app = Guard(echo, config=config, tokens=tokens, metrics=metrics)
-    uvicorn_config = uvicorn.Config(app, **settings(limits, metrics), lifespan="off", log_level="error")
-    return running(uvicorn.Server(uvicorn_config), listen(config))
+    guard = Guard(app, config=config, tokens=tokens, metrics=metrics)
+    uvicorn_config = uvicorn.Config(guard, **settings(limits, metrics), log_level="error", loop="uvloop", **options)
+    return running(GuardedServer(uvicorn_config, limits=limits), listen(config))
 
 
 @pytest.fixture
@@ -112,7 +120,7 @@ def test_a_body_that_does_not_say_so_is_cut_off(port: int) -> None:
         assert answer(connection)[0] == 413
     with connect(port) as connection:
         connection.sendall(head + b"800\r\n" + b"x" * 2048 + b"\r\n0\r\n\r\n")
-        assert answer(connection) == (200, {"size": 2048})
+        assert answer(connection)[1]["size"] == 2048
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "", "application/x-www-form-urlencoded"])
@@ -183,17 +191,86 @@ def test_pipelined_requests_are_answered_in_order(port: int) -> None:
         assert [answer(connection)[1]["size"] for _ in range(3)] == [3, 1, 2]
 
 
+def test_answers_that_are_not_read_are_not_kept_for_ever(port: int, metrics: Metrics) -> None:
+    """As many connections as there may be, all of which ask and never read; then there is room for others."""
+    held = [connect(port) for _ in range(LIMITS.connections)]
+    for connection in held:
+        connection.sendall(request("POST", "/much", b"{}") * 16)  # more than the kernel keeps
+    until(lambda: refused(metrics, "slow reader") == len(held))
+    until(lambda: metrics.value("connections") == 0)
+    assert ask(port, "POST", "/", {})[0] == 200
+    for connection in held:
+        connection.close()
+
+
+@pytest.mark.parametrize("read", [False, True])
+def test_a_connection_that_is_being_closed_does_not_wait_for_its_reader_for_ever(metrics: Metrics, read: bool) -> None:
+    """Here what is left to send is too little for the transport to say that it waits."""
+
+    class Waiting(asyncio.Transport):
+        closing = aborted = False
+
+        def write(self, data: Any) -> None: ...
+
+        def close(self) -> None:
+            self.closing = True
+
+        def is_closing(self) -> bool:
+            return self.closing
+
+        def abort(self) -> None:
+            self.closing = self.aborted = True
+
+    async def ends() -> bool:
+        config = uvicorn.Config(echo, **settings(LIMITS.model_copy(update={"write_seconds": 0.05}), metrics))
+        config.load()
+        protocol = config.http_protocol_class(config=config, server_state=ServerState(), app_state={})  # type: ignore[call-arg]
+        transport = Waiting()
+        protocol.connection_made(transport)
+        protocol.data_received(b"no request\r\n\r\n")  # type: ignore[attr-defined]
+        assert transport.closing and not transport.aborted
+        if read:
+            protocol.connection_lost(None)
+        await asyncio.sleep(0.2)
+        return transport.aborted
+
+    assert asyncio.run(ends()) is not read
+    assert refused(metrics, "slow reader") == (not read)
+
+
+def test_no_request_is_begun_before_the_answers_to_others_are_read(metrics: Metrics) -> None:
+    begun: list[float] = []
+
+    async def counting(scope: Any, receive: Any, send: Any) -> None:
+        begun.append(time.monotonic())
+        await echo(scope, receive, send)
+
+    limits = LIMITS.model_copy(update={"write_seconds": 60.0})
+    with serve(metrics, tokens=[], limits=limits, app=counting) as port, connect(port) as connection:
+        connection.sendall(request("POST", "/much", b"{}") * 16)
+        connection.sendall(request("POST", "/", b"{}") * 4)
+        until(lambda: bool(begun) and time.monotonic() - begun[-1] > 0.5)
+        assert len(begun) < 16
+        told = [answer(connection)[1] for _ in range(20)]
+    assert [bool(each["much"]) for each in told] == [True] * 16 + [False] * 4 and len(begun) == 20
+    assert refused(metrics, "slow reader") == 0
+
+
 def test_a_flood_leaves_memory_as_it_was(port: int) -> None:
+    """Bodies that are cut off: a server that kept what it had read of them would keep some 13 MiB."""
+    head = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
+    body = head + b"100000\r\n" + b"x" * (1 << 20)
+
     def flood() -> None:
-        for _ in range(50):
-            with connect(port) as connection:
-                connection.sendall(request("POST", "/", headers={"content-length": str(1 << 40)}))
-                assert answer(connection)[0] == 413
+        for _ in range(200):
+            with connect(port) as connection, contextlib.suppress(ConnectionError):
+                connection.sendall(body)
+                assert answer(connection)[0] in (0, 413)
 
     flood()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    flood()
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8 * 1024  # KiB
+    with memory() as used:
+        flood()
+    assert used.grown < 4 << 20 and used.most < 8 << 20
 
 
 def test_without_uvicorn_a_slow_body_is_told(metrics: Metrics) -> None:
@@ -254,18 +331,26 @@ def test_half_of_tls_is_refused(tmp_path: Path) -> None:
 
 def test_with_certificate_and_key_the_service_speaks_tls(metrics: Metrics, tmp_path: Path) -> None:
     certificate, key = self_signed(tmp_path)
-    config = ServingConfig(port=0, certificate=certificate, key=key, limits=LIMITS)
-    app = Guard(echo, config=config, tokens=[], metrics=metrics)
-    options = {**settings(LIMITS, metrics), "lifespan": "off", "log_level": "error"}
-    server = uvicorn.Server(uvicorn.Config(app, ssl_certfile=certificate, ssl_keyfile=key, **options))
-    with running(server, listen(config)) as port:
+    with serve(metrics, tokens=[], ssl_certfile=certificate, ssl_keyfile=key) as port:
         with connect(port) as plain:
             plain.sendall(request("POST", "/", b"{}"))
             assert answer(plain)[0] == 0
         context = ssl.create_default_context(cafile=str(certificate))
         with context.wrap_socket(connect(port), server_hostname="127.0.0.1") as connection:
             connection.sendall(request("POST", "/", b"{}"))
-            assert answer(connection) == (200, {"size": 2})
+            assert answer(connection)[1]["size"] == 2
+
+
+def test_a_tls_handshake_that_does_not_come_is_not_waited_for(metrics: Metrics, tmp_path: Path) -> None:
+    certificate, key = self_signed(tmp_path)
+    with serve(metrics, tokens=[], ssl_certfile=certificate, ssl_keyfile=key) as port:
+        silent = [connect(port) for _ in range(2 * LIMITS.connections)]
+        silent[0].sendall(b"\x16\x03\x01\x02\x00\x01")  # the beginning of one
+        assert all(closed(connection) for connection in silent)  # within 20 s: asyncio's own limit is 60 s
+        context = ssl.create_default_context(cafile=str(certificate))
+        with context.wrap_socket(connect(port), server_hostname="127.0.0.1") as connection:
+            connection.sendall(request("POST", "/", b"{}"))
+            assert answer(connection)[1]["size"] == 2
 
 
 def self_signed(folder: Path) -> tuple[Path, Path]:

@@ -2,6 +2,8 @@
 
 import json
 import multiprocessing
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,25 @@ def test_posts_of_many_processes_are_all_there_and_whole(tmp_path: Path) -> None
     assert sorted(state.times) == sorted(1000 * one + number for one in range(3) for number in range(50) for _ in "abc")
 
 
+def test_posts_of_many_threads_are_all_there_and_seen_when_acknowledged(tmp_path: Path) -> None:
+    path, state = tmp_path / "events.jsonl", Observed()
+    taken, together = take_in(Journal(path), state), threading.Barrier(8)
+
+    def post(first: int) -> list[int]:
+        together.wait()
+        times = [*range(first, first + 40)]
+        for time in times:
+            taken.take([event(time)])
+            assert time in state.times
+        return times
+
+    with ThreadPoolExecutor(8) as threads:
+        acknowledged = sorted(time for times in threads.map(post, range(0, 8000, 1000)) for time in times)
+    taken.close()
+    assert sorted(state.times) == acknowledged
+    assert sorted(json.loads(line)[0][2] for line in path.read_text().splitlines()) == acknowledged
+
+
 def test_each_engagement_is_observed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intake, "PIECE", 64)  # shorter than a post
     state = Observed()
@@ -99,6 +120,7 @@ def test_what_is_in_the_data_set_is_trimmed(tmp_path: Path) -> None:
     journal.add([event(3)])
     with path.open("ab") as file:
         file.write(b"[[")
+    journal.close()
     trim(path, since=10)
     trim(path, since=10)
     state = Observed()
@@ -124,3 +146,65 @@ def test_a_full_disk_loses_nothing_that_was_acknowledged(tmp_path: Path, monkeyp
     taken.take([event(3)])
     taken.close()
     assert state.times == [1, 3]
+
+
+NO_POSTS = [b"", b"[[1, 2, 3", b"{}", b"7", b"[7]", b"[[1, 2, 3]]", b"[[1, 2, 3, 4, 5.5]]", b"[[1, 2, 3, 4, true]]"]
+NO_POSTS += [b"[[1, 2, 3, 4, %d]]" % 2**63, b"[" * 100_000, b"\xff\x00"]
+
+
+@pytest.mark.parametrize("damage", NO_POSTS, ids=range(len(NO_POSTS)))
+def test_a_line_that_is_no_post_is_skipped_and_counted(tmp_path: Path, damage: bytes) -> None:
+    path, state, metrics = tmp_path / "events.jsonl", Observed(), Metrics()
+    taken = Intake(journal=Journal(path), state=state, since=0, every=60.0, metrics=metrics)
+    taken.take([event(1)])
+    with path.open("ab") as file:
+        file.write(damage + b"\n")
+    taken.take([event(2)])
+    taken.close()
+    assert state.times == [1, 2] and metrics.value("events_total", outcome="bad") == 1
+    trim(path, since=0)
+    again = Observed()
+    take_in(Journal(path), again).close()
+    assert again.times == [1, 2]
+
+
+def test_a_journal_that_a_service_has_open_is_not_trimmed(tmp_path: Path) -> None:
+    """A second service that starts on the run folder of a first one takes nothing from it."""
+    path, state = tmp_path / "events.jsonl", Observed()
+    first = take_in(Journal(path), state)
+    first.take([event(1)])
+    assert not trim(path, since=5)
+    second_state = Observed()
+    second = take_in(Journal(path), second_state)
+    first.take([event(6)])
+    second.take([event(7)])
+    second.catch_up()
+    first.catch_up()
+    assert state.times == second_state.times == [1, 6, 7]
+    first.close()
+    assert not trim(path, since=5)
+    second.close()
+    assert trim(path, since=5)
+    after = Observed()
+    take_in(Journal(path), after).close()
+    assert after.times == [6, 7]
+
+
+def test_what_could_not_be_observed_is_observed_later(tmp_path: Path) -> None:
+    class Failing(Observed):
+        fails = False
+
+        def observe(self, engagements: Any) -> int:
+            if self.fails:
+                raise MemoryError
+            return super().observe(engagements)
+
+    state = Failing()
+    taken = take_in(Journal(tmp_path / "events.jsonl"), state)
+    state.fails = True
+    with pytest.raises(MemoryError):
+        taken.take([event(1)])
+    state.fails = False
+    taken.take([event(2)])
+    taken.close()
+    assert state.times == [1, 2]

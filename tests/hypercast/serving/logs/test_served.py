@@ -17,13 +17,11 @@ from foundation.publish import Publisher
 from hypercast.cli.served import served as command
 from hypercast.errors import StoreError
 from hypercast.pins import Pin
-from hypercast.serving.features.asked import Asked
-from hypercast.serving.features.state import FeatureState
 from hypercast.serving.lanes import ladder
-from hypercast.serving.lanes.ladder import Given
 from hypercast.serving.logs import served
+from hypercast.serving.logs.sealed import SealReport
 from hypercast.serving.logs.served import ServedLog
-from hypercast.serving.logs.served_windows import SealReport, ServedWindows
+from hypercast.serving.logs.served_windows import ServedWindows
 from hypercast.serving.models.foundation import FoundationScorer
 from hypercast.store.status import Status
 from hypercast.store.tae_log import TaeLog
@@ -31,7 +29,7 @@ from streaming import config as configuration
 from streaming.errors import ConfigError
 from streaming.workspace import Workspace
 from tests.hypercast.serving.conftest import Played
-from tests.hypercast.serving.replay import engagements_of, questions_of
+from tests.hypercast.serving.logs.conftest import Answered, log_of
 
 
 @pytest.fixture(scope="module")
@@ -39,39 +37,12 @@ def workspace(played: Played) -> Workspace:
     return played.workspace()
 
 
-@pytest.fixture(scope="module")
-def answered(played: Played, workspace: Workspace) -> list[tuple[Asked, Given]]:
-    """The next window's requests, page by page, and what their candidates are given live."""
-    window = played.next_window
-    scorer = FoundationScorer(snapshot=played.snapshot, workspace=workspace, ages=played.config.log)
-    state = FeatureState.open(workspace, as_of=window.start)
-    requests, events = workspace.requests(window.index), engagements_of(workspace, window.index)
-    said, before = [], window.start
-    for row in range(len(requests)):
-        one = requests.slice(row, row + 1)
-        new = (events["time"] >= before) & (events["time"] < one.time[0])
-        state.observe({name: column[new] for name, column in events.items()})
-        before = int(one.time[0])
-        surfaces = [one.on_surface(index) for index in range(len(workspace.inputs.surfaces))]
-        page = [questions_of(workspace, part, given=state.given)[0] for part in surfaces if len(part)]
-        asked = state.requests(page)
-        said.append((asked, ladder.computed(scorer.score(asked), slice(None))))
-    return said
-
-
-def log_of(folder: Path, workspace: Workspace, answered: list[tuple[Asked, Given]], *, every: int = 7) -> ServedLog:
-    log = ServedLog(folder, tasks=workspace.inputs.tasks)
-    for place, (asked, given) in enumerate(answered):
-        log.append(asked, given)
-        if place % every == 0:
-            log.commit()
-    log.close()
-    return log
-
-
 def seal(folder: Path, played: Played, workspace: Workspace) -> tuple[ServedWindows, SealReport]:
     windows = ServedWindows(folder, config=played.config.log)
-    return windows, windows.seal(window=played.next_window, workspace=workspace, registry=played.registry)
+    report = windows.seal(
+        window=played.next_window, workspace=workspace, registry=played.registry, published=played.log
+    )
+    return windows, report
 
 
 def read(log: TaeLog, played: Played, workspace: Workspace, *, pin: Pin | None = None) -> Any:
@@ -111,7 +82,7 @@ def learned(log: TaeLog, played: Played, workspace: Workspace, run: Path) -> dic
 
 
 def test_an_expert_learns_the_same_from_what_was_served_as_from_what_was_published(
-    tmp_path: Path, played: Played, workspace: Workspace, answered: list[tuple[Asked, Given]]
+    tmp_path: Path, played: Played, workspace: Workspace, answered: Answered
 ) -> None:
     log_of(tmp_path / "served", workspace, answered)
     log, report = seal(tmp_path / "served", played, workspace)
@@ -142,7 +113,7 @@ def test_an_expert_learns_the_same_from_what_was_served_as_from_what_was_publish
 
 
 def test_sealing_again_writes_nothing_and_more_is_refused(
-    tmp_path: Path, played: Played, workspace: Workspace, answered: list[tuple[Asked, Given]]
+    tmp_path: Path, played: Played, workspace: Workspace, answered: Answered
 ) -> None:
     log_of(tmp_path, workspace, answered[:5])
     log, report = seal(tmp_path, played, workspace)
@@ -153,13 +124,13 @@ def test_sealing_again_writes_nothing_and_more_is_refused(
     )
     assert {path: path.stat().st_mtime_ns for path in before} == before
     log_of(tmp_path, workspace, answered[5:6])
-    with pytest.raises(StoreError, match="has published window 5 already"):
+    with pytest.raises(StoreError, match="window 5 is sealed with other answers"):
         seal(tmp_path, played, workspace)
     assert (read(log, played, workspace).status == Status.MISS).sum() == report.rows - report.vectors
 
 
 def test_answers_without_a_vector_read_as_such_and_two_snapshots_are_one_log(
-    tmp_path: Path, played: Played, workspace: Workspace, answered: list[tuple[Asked, Given]]
+    tmp_path: Path, played: Played, workspace: Workspace, answered: Answered
 ) -> None:
     older = played.registry.list("FM")[-2]
     scorer = FoundationScorer(snapshot=older, workspace=workspace, ages=played.config.log)
@@ -188,7 +159,7 @@ def test_answers_without_a_vector_read_as_such_and_two_snapshots_are_one_log(
 
 
 def test_what_was_served_otherwise_than_it_would_be_trained_on_is_found_out(
-    tmp_path: Path, played: Played, workspace: Workspace, answered: list[tuple[Asked, Given]]
+    tmp_path: Path, played: Played, workspace: Workspace, answered: Answered
 ) -> None:
     asked, given = next(pair for pair in answered if len(pair[0].past[0].time) > 2)
     dense = asked.dense.copy()
@@ -201,7 +172,7 @@ def test_what_was_served_otherwise_than_it_would_be_trained_on_is_found_out(
 
 @pytest.mark.parametrize("other", ["time", "user_id", "surface", "item_id"])
 def test_an_answer_to_another_request_with_the_same_ids_is_not_trained_on(
-    tmp_path: Path, played: Played, workspace: Workspace, answered: list[tuple[Asked, Given]], other: str
+    tmp_path: Path, played: Played, workspace: Workspace, answered: Answered, other: str
 ) -> None:
     asked, given = answered[3]
     changed = dataclasses.replace(asked, **{other: getattr(asked, other) + 1})
@@ -217,7 +188,7 @@ def test_an_answer_to_another_request_with_the_same_ids_is_not_trained_on(
 
 
 def test_a_part_is_whole_or_absent(
-    tmp_path: Path, played: Played, workspace: Workspace, answered: list[tuple[Asked, Given]], monkeypatch: Any
+    tmp_path: Path, played: Played, workspace: Workspace, answered: Answered, monkeypatch: Any
 ) -> None:
     log = ServedLog(tmp_path, tasks=workspace.inputs.tasks)
     log.append(*answered[0])
@@ -241,7 +212,7 @@ def test_a_part_is_whole_or_absent(
 
 
 def test_the_command_seals_what_was_served(
-    tmp_path: Path, played: Played, workspace: Workspace, answered: list[tuple[Asked, Given]]
+    tmp_path: Path, played: Played, workspace: Workspace, answered: Answered
 ) -> None:
     shutil.copytree(played.run / "registry", tmp_path / "registry")
     config = tmp_path / "platform.yaml"
@@ -270,9 +241,7 @@ def test_the_command_seals_what_was_served(
     assert (row["window"], row["served"], row["vectors"], row["other_dense"]) == (5, count, count, 0)
 
 
-def test_a_damaged_part_is_named(
-    tmp_path: Path, played: Played, workspace: Workspace, answered: list[tuple[Asked, Given]]
-) -> None:
+def test_a_damaged_part_is_named(tmp_path: Path, played: Played, workspace: Workspace, answered: Answered) -> None:
     log_of(tmp_path, workspace, answered[:1])
     (part,) = (tmp_path / "parts").rglob("*.arrow")
     part.write_bytes(part.read_bytes()[:100])

@@ -12,7 +12,7 @@ from hypercast.objects import channels
 from hypercast.pins import Pin
 from hypercast.registry import Registry
 from hypercast.runtime import expert_file, promotion
-from hypercast.runtime.spinup import Training
+from hypercast.runtime.trainings import Training
 from hypercast.serving.models.bundle import BundleLoader
 from hypercast.serving.models.expert import ExpertScorer
 from hypercast.serving.models.foundation import FoundationScorer
@@ -57,6 +57,7 @@ def test_the_newest_of_everything_serves(played: Played, workspace: Workspace) -
         }
     vector_CR = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
     assert bundle.foundation is not None
+    assert bundle.foundation.kept is not None and bundle.foundation.kept.most == 64 << 20 and bundle.kept_bytes == 0
     weight, bias = (value.numpy() for value in bundle.foundation.model.main_heads.state_dict().values())
     np.testing.assert_allclose(bundle.logits(vector_CR), vector_CR @ weight.T + bias, rtol=1e-5, atol=1e-6)
 
@@ -107,9 +108,10 @@ def test_an_expert_that_is_pinned_reads_its_own_snapshot(copy: Played, workspace
 def test_what_was_promoted_serves_its_surface(copy: Played, workspace: Workspace) -> None:
     loader = BundleLoader(config=copy.config, workspace=workspace, arm="treated")
     before = loader.load()
-    expert_file.create(
+    made = expert_file.make(
         copy.run, "better", platform=copy.config, inputs=workspace.inputs, surface="surface_1", mode="tae"
     )
+    expert_file.create(copy.run, "better", made, backfill=4)
     version = copy.run / "experts.d" / "better" / "0001"
     training = Training(expert=expert_file.read(copy.run, "better"), first=1, last=3, pin="FM")
     files.write_text(version / "training.yaml", configuration.dump(training))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
+from foundation.encoding import Reused
 from hypercast.pins import Pin
 from hypercast.runtime.jobs import ExpertJob
 from hypercast.serving.features.asked import Asked, merge
@@ -162,6 +163,28 @@ def test_a_page_is_encoded_once_and_says_the_same(played: Played, asked: Situati
     whole = scorer.score(together)
     alone = [scorer.score(together.take(np.array([row]))) for row in range(len(together))]
     np.testing.assert_allclose(np.concatenate([each.logit_CT for each in alone]), whole.logit_CT, rtol=1e-5, atol=1e-6)
+
+
+def test_the_next_page_encodes_nothing_and_says_the_same_to_the_bit(played: Played, asked: Situation) -> None:
+    workspace, _, requests = asked
+    first = requests.take(np.argsort([-len(past.time) for past in requests.past], kind="stable")[:1])
+    items = replace(first, item=first.item[::-1].copy(), item_id=first.item_id[::-1].copy())
+    pages = [first, replace(items, time=first.time + 1)]
+    never = foundation(played, workspace)
+    keeping = FoundationScorer(
+        snapshot=played.snapshot, workspace=workspace, ages=played.config.log, keep_bytes=1 << 22
+    )
+    assert never.kept is None and keeping.kept is not None
+    user = int(first.user_id[0])
+    keeping.rehearse(first)
+    assert not len(keeping.kept) and not keeping.keeps(user)
+    for page, expected in zip(pages, (Reused(miss=1), Reused(hit=1)), strict=True):
+        scored, anew = keeping.score(page), never.score(page)
+        assert (scored.reused, anew.reused) == (expected, Reused())
+        assert keeping.keeps(user) and not never.keeps(user)
+        np.testing.assert_array_equal(scored.logit_CT, anew.logit_CT)
+        for name, vector_CR in scored.vectors.items():
+            np.testing.assert_array_equal(vector_CR, anew.vectors[name])
 
 
 def test_a_snapshot_says_nothing_before_its_watermark_and_when_it_is_too_old(played: Played, asked: Situation) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from foundation.encoding import Reused
 from hypercast.serving.config import ServedPrecision
 from hypercast.serving.features.asked import Asked
 from hypercast.serving.metrics import Metrics
@@ -141,6 +142,23 @@ def test_vectors_are_the_compact_models_and_a_candidate_is_scored_as_if_it_were_
     for place in range(len(one.item)):
         for mine, theirs in zip(said(cast(Asked, alone.slice(place, place + 1))), whole, strict=True):
             np.testing.assert_allclose(mine[0], theirs[place], rtol=2e-3, atol=1e-3)
+
+
+def test_encoded_histories_are_kept_for_the_compact_model_alone(
+    played: Played, workspace: Workspace, plain: BundleLoader
+) -> None:
+    exact, made = (
+        plain.load().foundation_of("surface_1"),
+        compacting(plain, workspace).load().foundation_of("surface_1"),
+    )
+    assert exact is not None and made is not None and exact.kept is not None and made.kept is not None
+    one = cast(Asked, later(played, workspace, 1).slice(0, 1))
+    exact.score(one)
+    assert made.kept is not exact.kept and not len(made.kept)
+    first, second = made.score(one), made.score(one)
+    assert (first.reused, second.reused) == (Reused(miss=1), Reused(hit=1))
+    np.testing.assert_array_equal(first.logit_CT, second.logit_CT)
+    assert (first.logit_CT != exact.score(one).logit_CT).any()
 
 
 def test_without_a_sample_float32_answers_and_that_is_said_once_and_counted(
