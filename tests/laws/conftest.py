@@ -92,7 +92,7 @@ class Played:
         """Run the platform's loop over the first ``windows`` windows."""
         platform = Platform(self.config)
         first = platform.dataset.windows[:windows]
-        platform._loop(LocalEngine(), MagicMock(spec=Monitor), first, lambda message, share: None)
+        platform._loop(LocalEngine(), MagicMock(spec=Monitor, complete=-1), first, lambda message, share: None)
         return self
 
     def elsewhere(self, run: Path, dataset: Path) -> "Played":
