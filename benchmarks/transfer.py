@@ -2,8 +2,8 @@
 
 ``--work`` is a run folder of the platform, or the folder of three runs of ``configs/platform/complete_journey.yaml``
 that differ by the seed of foundation model and experts, ``runs/transfer`` if not given. What is not there is trained,
-about 45 minutes of one core a seed; LightGBM, where predictions lack it, takes about 140 in all. ``--data`` is the data
-set, the one that the file imports if not given::
+and LightGBM, where predictions lack it: hours in all. ``--data`` is the data set, the one that the file imports if not
+given::
 
     python -m benchmarks transfer --json transfer.json
 

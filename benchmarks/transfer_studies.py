@@ -2,7 +2,7 @@
 
 ``--work`` is the folder of the runs, ``runs/studies`` if not given: one platform run a variant of
 ``configs/platform/complete_journey.yaml``, resumed where it was stopped; ``--data`` is the data set, the one that the
-file imports if not given. All together train for about six hours of one core. Figures are pooled over surfaces, windows
+file imports if not given. All together train for hours. Figures are pooled over surfaces, windows
 40-53, users to develop on; the expert is ``tae_aux_head_adapter``, which adds no logit of the teacher's. A variant's
 control is the base's, which reads nothing of the teacher; backbones have their own. ``hypercast transfer report
 --html PAGE --studies FILE`` draws the figures.

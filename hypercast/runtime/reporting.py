@@ -3,6 +3,7 @@
 from hypercast.runtime.config import PlatformConfig
 from hypercast.runtime.ownership import own
 from hypercast.runtime.plan import PATIENCE, run_lock
+from hypercast.runtime.window_metrics import plain
 from streaming import files
 from streaming.dataset import Dataset
 from streaming.errors import ConfigError
@@ -54,7 +55,7 @@ def publish(config: PlatformConfig, monitor: Monitor) -> Report:
     if result.spans:
         monitor.log_figure(figures.ladder(result.spans[-1].rows), name="ladder")
     for each in made.parities:
-        name = each.surface.replace(" ", "_")
+        name = plain(each.surface)
         told = {f"parity_reached/{name}": float(each.windows is not None)}
         if each.windows is not None:
             told[f"parity_windows/{name}"] = float(each.windows)

@@ -57,15 +57,15 @@ def of_window(run: Path, *, window: int, tasks: Sequence[str], learned: Mapping[
                 metrics[expert_key(surface, column.arm, column.seed)]["train_loss"] = loss
         metrics[PLATFORM] |= {f"{name}/{surface}": value for name, value in said.items() if name.startswith(_NOTED)}
         for name, each in cohort.of_windows(run, surface=surface, windows=[window], task=first).items():
-            metrics[PLATFORM] |= _of_cohort(each.select(untouched=False), f"{_plain(surface)}/{_plain(name)}")
+            metrics[PLATFORM] |= _of_cohort(each.select(untouched=False), f"{plain(surface)}/{plain(name)}")
     metrics[PLATFORM] |= _compared(_seen(run, window, task=first, surfaces=learned))
     for task in further:
         seen = _seen(run, window, task=task, surfaces=learned)
         for surface, each in seen.items():
             for column, values in each.metrics().items():
                 told = {name: values[name] for name in _FURTHER_TASKS if math.isfinite(values[name])}
-                _add(metrics, surface, column, {f"{_plain(task)}/{name}": value for name, value in told.items()})
-        metrics[PLATFORM] |= {f"{_plain(task)}/{name}": value for name, value in _compared(seen).items()}
+                _add(metrics, surface, column, {f"{plain(task)}/{name}": value for name, value in told.items()})
+        metrics[PLATFORM] |= {f"{plain(task)}/{name}": value for name, value in _compared(seen).items()}
     return metrics
 
 
@@ -89,7 +89,7 @@ def _compared(seen: Mapping[str, UserSums]) -> dict[str, float]:
     """Gains, noise floors and eta of every surface and of all together."""
     values: dict[str, float] = {}
     for surface, each in {**seen, POOLED: gain.pooled(seen)}.items():
-        place = _plain(surface)
+        place = plain(surface)
         values |= _gains(each, PAIRS, place)
         values |= {f"eta/{arm}/{place}": eta for arm, eta in etas(each).items()}
     return values
@@ -110,6 +110,6 @@ def _gains(each: UserSums, pairs: Sequence[tuple[str, str]], place: str) -> dict
     return values
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """As part of a metric's name, which MLflow wants of letters, digits and a few signs."""
     return re.sub(r"[^\w.:-]", "_", name)
