@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.memory import PeakMemory
 from benchmarks.options import Options, Values
+from benchmarks.scale_kills import Killer, same_predictions
 from benchmarks.study_runs import changed
 from benchmarks.timing import spread
 from hypercast.runtime.config import PlatformConfig
@@ -21,6 +22,8 @@ PLATFORM = Path("configs/platform/demo.yaml")
 ARMS = ["control", "control_matched", "tae", "treated"]
 """Variants of every surface's expert."""
 WINDOWS, JOBS, ROUNDS = 12, 2, 3
+KILLS = 20
+RUN = "run"
 
 
 def measure_experts(options: Options) -> Values:
@@ -40,6 +43,7 @@ def measure_experts(options: Options) -> Values:
         try:
             with PeakMemory() as memory:
                 rounds = [_round(engine, config, Path(work) / str(number)) for number in range(ROUNDS)]
+            killed = _killed(engine, config, Path(work))
         finally:
             engine.close()
     alone = {name: [each[name] for each in rounds] for name in rounds[0]}
@@ -59,6 +63,7 @@ def measure_experts(options: Options) -> Values:
         "ray_start_s": round(started, 1),
         "jobs_start_s": spread("x", ready, 1)["x"],
         "load_average_before": round(busy, 2),
+        **killed,
     }
 
 
@@ -82,7 +87,24 @@ def _round(engine: RayEngine, config: PlatformConfig, folder: Path) -> dict[str,
         seconds[handle.job.name] = time.perf_counter() - begun
     for handle in handles:
         engine.stop(handle)
-    return {**seconds, **_together(engine, config.model_copy(update={"run": folder / "run"}), windows)}
+    return {**seconds, **_together(engine, config.model_copy(update={"run": folder / RUN}), windows)}
+
+
+def _killed(engine: RayEngine, config: PlatformConfig, work: Path) -> Values:
+    """The run of the first round once more, whose processes are killed at random."""
+    run = work / "killed" / RUN
+    windows = Dataset.open(config.dataset.path).windows[:WINDOWS]
+    killer = Killer(engine, kills=KILLS, seed=0)
+    killer.start()
+    try:
+        seconds = _together(engine, config.model_copy(update={"run": run}), windows)
+    finally:
+        killer.stop()
+    return {
+        "experts24_kills": killer.done,
+        "experts24_killed_bit_equal": str(same_predictions(work / "0" / RUN, run)),
+        "experts24_killed_wall_s": round(seconds["together"], 1),
+    }
 
 
 def _together(engine: RayEngine, config: PlatformConfig, windows: list[Window]) -> dict[str, float]:
@@ -105,5 +127,6 @@ def _together(engine: RayEngine, config: PlatformConfig, windows: list[Window]) 
 def _config(options: Options, work: Path) -> PlatformConfig:
     base = configuration.load(PLATFORM, PlatformConfig)
     changes: dict[str, Any] = {"seeds": [0], "expert.arms": ARMS, "windows": WINDOWS, "expert_jobs": JOBS, "threads": 1}
+    changes["ray.restarts"] = KILLS
     changes["dataset.path"] = str(options.data or work / "data")
     return changed(base, {**changes, "run": str(work / "run"), "name": "scale-experts"})

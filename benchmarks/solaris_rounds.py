@@ -20,9 +20,9 @@ import numpy as np
 from hypercast.registry import Registry
 from hypercast.runtime.config import PlatformConfig
 from hypercast.runtime.jobs import FoundationJob
+from hypercast.serving.speculation.asked_log import AskedLog
 from hypercast.serving.speculation.budget import Budget, Plan
 from hypercast.serving.speculation.misses import MISSES, Answer, Miss, answer
-from hypercast.serving.speculation.pairs import Pairs, PairSource
 from hypercast.serving.speculation.predictor import Predictor, Rule
 from hypercast.serving.speculation.speculated import Speculated
 from hypercast.serving.speculation.speculator import Speculator
@@ -153,18 +153,9 @@ class Rounds:
         for share in SHARES:
             cost = Budget(share=share / 100, encoding=encoding).cost(past, spans=spans)
             pairs = predicted.pairs.take(plan.within(cost))
-            counts[f"{name}_{share}"] = self._hit(predictor.source, pairs, requests)
+            hit_C = predictor.was_predicted(AskedLog.of([requests]), pairs)
+            counts[f"{name}_{share}"] = self._by_surface(requests, hit_C)
         return counts
-
-    def _hit(self, source: PairSource, pairs: Pairs, requests: Requests) -> list[int]:
-        """Candidates that are among ``pairs``."""
-        items, surfaces = source.items, source.surfaces
-        users, user_C = np.unique(requests.user_id[requests.owner], return_inverse=True)
-        known = np.isin(pairs.user_id, users)
-        user_N = np.searchsorted(users, pairs.user_id[known])
-        code_N = (user_N * items + pairs.item[known]) * surfaces + pairs.surface[known]
-        code_C = (user_C * items + requests.item) * surfaces + requests.surface
-        return self._by_surface(requests, np.isin(code_C, code_N))
 
     def _by_surface(self, requests: Requests, which_C: np.ndarray) -> list[int]:
         surfaces = len(self.workspace.inputs.surfaces)

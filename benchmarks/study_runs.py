@@ -57,9 +57,9 @@ def changed(config: PlatformConfig, changes: Mapping[str, Any]) -> PlatformConfi
     return PlatformConfig.model_validate(values)
 
 
-def shipped(data: Path | None) -> PlatformConfig:
-    """The configuration of the full run, on the data set at ``data`` if that is given."""
-    config = configuration.load(shipped_config("platform/complete_journey.yaml"), PlatformConfig)
+def shipped(data: Path | None, name: str = "complete_journey") -> PlatformConfig:
+    """The configuration of the full run, or another by name, on the data set at ``data`` if that is given."""
+    config = configuration.load(shipped_config(f"platform/{name}.yaml"), PlatformConfig)
     return config if data is None else changed(config, {"dataset": {"path": str(data)}})
 
 
@@ -76,15 +76,17 @@ def run_to_end(config: PlatformConfig) -> Path:
     return config.run
 
 
-def finished(base: PlatformConfig, name: str, variant: Variant, *, work: Path) -> Path:
+def finished(base: PlatformConfig, name: str, variant: Variant, *, work: Path, source: Path | None = None) -> Path:
     """The folder of the run of ``base`` as ``variant`` says, after it has run to its end; a second call only looks.
+
+    ``source``: folder of the base's own run; ``work``'s if not given.
 
     Raises:
         ConfigError: the folder holds another variant's run.
     """
     config = changed(base, {**variant.changes, "run": str(work / name), "name": f"{base.name}-{name}"})
     if name != BASE and not config.run.exists() and _trained_alike(base, config):
-        write_directory(config.run, lambda partial: _begin(work / BASE, partial, base, config, variant))
+        write_directory(config.run, lambda partial: _begin(source or work / BASE, partial, base, config, variant))
     _logger.info("%s: %s", name, variant)
     run_to_end(config)
     if name != BASE:

@@ -7,6 +7,9 @@ given::
 
     python -m benchmarks transfer --json transfer.json
 
+Beside each of the three runs stands another over its log, by ``configs/platform/complete_journey_rates.yaml``: experts
+that also read label rates, as LightGBM does, and train on earlier windows again. Its keys come after ``rated.``.
+
 ``blended`` is the mean of the trees' logit and the teacher's, not a mode of transfer. Keys, S a surface and A an arm
 (``tae_best`` and ``expert_best`` stand for the modes chosen on windows 20-39), over windows 40-53:
 
@@ -20,6 +23,7 @@ S.blended_vs_X_pct, _lo, _hi              the same against ``fm_head``, ``lightg
 A_vs_X_surfaces_ahead                     on how many surfaces such a gain is clear of 0 and of the noise floor
 noise_floor_pct                           the largest gain, over surfaces, between two seeds of ``control``
 cold.KEY, unseen.KEY                      all of it over windows 10-24, and over the untouched fifth of the users
+rated.KEY                                 all of it of the experts with label rates, as far as these have the arms
 tae_best_mode, expert_best_mode           what was chosen
 seeds, fm_flops_per_candidate, expert_flops_per_candidate
 train_seconds, trees_seconds              what was trained by this call took; near 0 if all was there
@@ -60,18 +64,42 @@ def measure(options: Options) -> Values:
     config, work = study_runs.shipped(options.data), options.work or WORK
     dataset = Dataset.open(import_if_absent(config.dataset, _progress))
     begun = time.perf_counter()
-    runs = [work] if predictions.surfaces(work) else [_finished(config, seed, work=work) for seed in SEEDS]
+    if predictions.surfaces(work):
+        runs, rated = [work], []
+    else:
+        runs = [_finished(config, seed, work=work) for seed in SEEDS]
+        rated = [_rated(config, seed, options.data, work=work) for seed in SEEDS]
     trained = time.perf_counter()
-    _add_trees(runs, source=work / reference.REFERENCE / LIGHTGBM)
-    took: Values = {"train_seconds": trained - begun, "trees_seconds": time.perf_counter() - trained}
+    _add_trees([*runs, *rated], source=work / reference.REFERENCE / LIGHTGBM)
+    values: Values = {"train_seconds": trained - begun, "trees_seconds": time.perf_counter() - trained}
     task, surfaces = dataset.config.tasks[0].name, dataset.config.surfaces
-    return took | figures(runs, task=task, surfaces=surfaces, choose=CHOOSE, steady=STEADY, cold=COLD)
+    for prefix, compared in (("", runs), ("rated.", rated)):
+        if compared:
+            found = figures(compared, task=task, surfaces=surfaces, choose=CHOOSE, steady=STEADY, cold=COLD)
+            values |= {f"{prefix}{key}": value for key, value in found.items()}
+    return values
 
 
 def _finished(config: PlatformConfig, seed: int, *, work: Path) -> Path:
     """The folder of the run with that seed, after it has run to its end."""
-    changed = study_runs.changed(config, {"seeds": [seed], "run": str(work / f"seed{seed}")})
-    return study_runs.run_to_end(changed)
+    return study_runs.run_to_end(_seeded(config, seed, work=work))
+
+
+def _rated(config: PlatformConfig, seed: int, data: Path | None, *, work: Path) -> Path:
+    """The folder of the run of experts with label rates over the log of the run with that seed, after its end."""
+    base = _seeded(config, seed, work=work)
+    changes = {
+        "expert": study_runs.shipped(data, "complete_journey_rates").expert.model_dump(mode="json"),
+        # What else was published stays, so that the log can be taken as it is.
+        "foundation.publisher.representations": base.publisher().representations,
+    }
+    return study_runs.finished(
+        base, f"{base.run.name}_rated", study_runs.Variant(changes=changes), work=work, source=base.run
+    )
+
+
+def _seeded(config: PlatformConfig, seed: int, *, work: Path) -> PlatformConfig:
+    return study_runs.changed(config, {"seeds": [seed], "run": str(work / f"seed{seed}")})
 
 
 def figures(

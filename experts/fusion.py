@@ -5,7 +5,7 @@ K tokens that an embedding is read as, T tasks.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -54,6 +54,22 @@ class TeacherFeatures:
             for name, each in self.vectors.items()
         }
         return TeacherFeatures(vectors=vectors, logit_CT=self.logit_CT[rows], present_C=self.present_C[rows])
+
+    @staticmethod
+    def joined(parts: Sequence["TeacherFeatures"]) -> "TeacherFeatures":
+        """Of the candidates of all parts, one part after the other; at least one."""
+        vectors = {
+            name: Vectors(
+                vector_CR=torch.cat([part.vectors[name].vector_CR for part in parts]),
+                present_C=torch.cat([part.vectors[name].present_C for part in parts]),
+            )
+            for name in parts[0].vectors
+        }
+        return TeacherFeatures(
+            vectors=vectors,
+            logit_CT=torch.cat([part.logit_CT for part in parts]),
+            present_C=torch.cat([part.present_C for part in parts]),
+        )
 
 
 class Fusion(nn.Module, ABC):

@@ -1,6 +1,7 @@
 """What the train loop calls to train all arms of one surface's expert, side by side on the same batches."""
 
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -14,8 +15,10 @@ from torch import Tensor
 
 from experts.arms import ArmsConfig
 from experts.batch import ExpertBatch
+from experts.export import export_expert, export_rates
 from experts.finetune import Start
 from experts.fusion import TeacherFeatures
+from experts.lessons import Lessons, Taught
 from experts.member import Member
 from experts.model import TOWER_INPUT, ExpertModel
 from experts.past import PastEmbeddings
@@ -28,19 +31,20 @@ from foundation.hstu.vocabulary import BatchVocabulary
 from hypercast.pins import Pin
 from hypercast.registry import Registry
 from hypercast.store.tae_log import TaeLog
-from hypercast.tensors import save
 from hypercast.training.flops import flops_per_candidate
 from hypercast.training.loop import ContinualTrainer
-from streaming.config import dump
+from hypercast.training.replay import Replay
 from streaming.dataset import Window
 from streaming.errors import ConfigError
-from streaming.files import write_directory
-from streaming.labels.order import interleaved
+from streaming.labels.rate_columns import LabelRateColumns
 from streaming.requests import Requests
 from streaming.workspace import Workspace
 from transfer import cohort, predictions
 from transfer.gain import FM_HEAD
 from transfer.predictions import Column, prediction_table
+
+EVER = np.iinfo(np.int64).min
+"""Microseconds: before every time."""
 
 
 class SurfaceLearner:
@@ -50,6 +54,9 @@ class SurfaceLearner:
         """Beside what the arms are (:class:`experts.arms.ArmsConfig`), how they learn. Attributes:
 
         batch_size: requests of the surface in a training step.
+        replay: which earlier windows every arm trains on again beside each new one; every step of the new one then has
+            an equal share of each of them.
+        label_rates: what label rates every arm reads beside the dense features; None for none.
         vocabulary: sizes of the embedding tables; all arms share it, as they share their batches.
         past: of ``tae_history``.
         teacher_delay_windows: how much older than it need be what the teacher says is, vectors and labels alike; see
@@ -60,6 +67,8 @@ class SurfaceLearner:
         """
 
         batch_size: int = pydantic.Field(default=48, ge=1)
+        replay: Replay.Config = Replay.Config()
+        label_rates: LabelRateColumns.Config | None = None
         vocabulary: BatchVocabulary.Config = BatchVocabulary.Config()
         past: PastEmbeddings.Config = PastEmbeddings.Config()
         teacher_delay_windows: int = pydantic.Field(default=0, ge=0)
@@ -95,6 +104,7 @@ class SurfaceLearner:
         """
         self.config = config
         self.surface = surface
+        workspace = workspace.with_label_rates(config.label_rates)
         self.index = workspace.inputs.surfaces.index(surface)
         self.workspace = workspace
         self.log = log
@@ -128,6 +138,10 @@ class SurfaceLearner:
             delay=config.teacher_delay_windows,
             label_delay=config.delays[-1],
         )
+        self.replay = config.replay.build(seed=seeds[0], name=surface)
+        self.lessons = Lessons(
+            workspace=workspace, surface=self.index, teacher=self.teacher, replay=self.replay, size=config.batch_size
+        )
         self.cohorts = None
         if any(arm.cohorts is not None for arm in arms.values()):
             self.cohorts = SurfaceCohorts(config=config.cohorts, workspace=workspace, surface=self.index)
@@ -154,7 +168,8 @@ class SurfaceLearner:
         in_cohorts: list[dict[str, Tensor]] = []
         since, before, size = window.start, window.end, 4 * self.config.batch_size
         with self._averaged():
-            for batch in self._batches(taught, told.features, size=size, since=since, before=before):
+            parts = self._untaught(taught, told.features).slices(size)
+            for batch in self._batches(parts, since=since, before=before):
                 for key, member in self.members.items():
                     said[key].append(member.predict(*batch.read_by(member.model)))
                 if self.cohorts is not None:
@@ -180,16 +195,9 @@ class SurfaceLearner:
         return noted | self.vocabulary.collision_rates(self.reader, requests)
 
     def batches(self, window: Window) -> Iterator[ExpertBatch]:
-        """The surface's requests whose labels became known in the window, in time order."""
+        """The surface's requests whose labels became known in the window, in time order, and what is replayed."""
         self.vocabulary.train()
-        parts, size = [], self.config.batch_size
-        for made, learned in self.workspace.learned_in(window):
-            requests = learned.on_surface(self.index)
-            features = self.teacher.read(made, requests).features
-            labels = self.teacher.labels(made, requests, features)
-            batches = self._batches(requests, features, labels, size=size, since=window.start, before=window.end)
-            parts.append((-(-len(requests) // size), batches))
-        for batch in interleaved(parts):
+        for batch in self._batches(self.lessons.of(window), since=EVER, before=window.end):
             cohorts = self.cohorts.labels(batch.requests, window.index) if self.cohorts is not None else None
             yield replace(batch, cohorts=cohorts)
 
@@ -204,6 +212,7 @@ class SurfaceLearner:
     def finish(self, window: Window) -> Mapping[str, float]:
         for member in self.members.values():
             member.finish()
+        self.replay.finish(window.index)
         if self.cohorts is not None:
             self.cohorts.finish(window, size=4 * self.config.batch_size)
         return self.vocabulary.statistics()
@@ -213,7 +222,8 @@ class SurfaceLearner:
         self.vocabulary.eval()
         requests = self.workspace.requests(window.index).on_surface(self.index)
         features = self.teacher.read(window.index, requests).features
-        batch = next(self._batches(requests, features, size=self.config.batch_size), None)
+        parts = self._untaught(requests, features).slices(self.config.batch_size)
+        batch = next(self._batches(parts), None)
         if batch is None:
             return {}
         return {
@@ -225,29 +235,28 @@ class SurfaceLearner:
         }
 
     def export(self, folder: Path) -> None:
-        """Write the first seed's experts to ``folder/ARM``: weights and vocabulary, nothing that only training has."""
-        for (arm, seed), member in self.members.items():
-            if seed != self.seeds[0] or (folder / arm).exists():
-                continue
+        """Write the first seed's experts to ``folder/ARM``, those that are not there, see :mod:`experts.export`."""
+        missing = {
+            folder / arm: member
+            for (arm, seed), member in self.members.items()
+            if seed == self.seeds[0] and not (folder / arm).exists()
+        }
+        if not missing:
+            return
+        learned = max(self.replay.trained, default=self.workspace.dataset.windows[0].index - 1)
+        rates = export_rates(folder, self.workspace, before=learned + 1)
+        for path, member in missing.items():
             with member.optimiser.averaged():
-                model = {name: value.clone() for name, value in member.model.serving_state().items()}
-            parts = {"model": model, "vocabulary": self.vocabulary.state_dict()}
-            tensors = {f"{part}.{name}": value for part, state in parts.items() for name, value in state.items()}
-            config = member.model.config.serving()
-
-            def write(partial: Path, tensors: dict[str, Tensor] = tensors, text: str = dump(config)) -> None:
-                save(partial / "expert.safetensors", tensors)
-                (partial / "expert.yaml").write_text(text, encoding="utf-8")
-
-            write_directory(folder / arm, write)
+                export_expert(path, model=member.model, vocabulary=self.vocabulary, rates=rates)
 
     def state_dict(self) -> dict[str, Any]:
         members = {f"{arm}.seed{seed}": member.state_dict() for (arm, seed), member in self.members.items()}
-        state = {"vocabulary": self.vocabulary.state_dict(), "members": members}
+        state = {"vocabulary": self.vocabulary.state_dict(), "members": members, "trained": list(self.replay.trained)}
         return state | ({"cohorts": self.cohorts.state_dict()} if self.cohorts is not None else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.vocabulary.load_state_dict(state["vocabulary"])
+        self.replay.trained = list(state["trained"])
         for (arm, seed), member in self.members.items():
             member.load_state_dict(state["members"][f"{arm}.seed{seed}"])
         if self.cohorts is not None:
@@ -262,7 +271,8 @@ class SurfaceLearner:
             requests = learned.on_surface(self.index)
             features = self.teacher.read(made, requests).features
             size = 4 * self.config.batch_size
-            for batch in self._batches(requests, features, size=size, since=window.start, before=window.end):
+            parts = self._untaught(requests, features).slices(size)
+            for batch in self._batches(parts, since=window.start, before=window.end):
                 for member in calibrated:
                     member.predict(*batch.read_by(member.model))
 
@@ -284,21 +294,21 @@ class SurfaceLearner:
                 averages.enter_context(member.optimiser.averaged())
             yield
 
-    def _batches(
-        self,
-        requests: Requests,
-        features: TeacherFeatures,
-        labels: TeacherLabels | None = None,
-        *,
-        size: int,
-        since: int = 0,
-        before: int = 0,
-    ) -> Iterator[ExpertBatch]:
-        weight_C = torch.from_numpy(requests.supervision.weight)
-        labels = labels or TeacherLabels.of(features)
-        start = 0
-        for batch in self.reader.batches(requests, size=size, since=since, before=before):
-            rows = slice(start, start + len(batch.item_C))
-            start = rows.stop
-            lesson = labels.lesson(batch, rows=rows, weight_C=weight_C)
-            yield ExpertBatch(requests=batch, slots=self.vocabulary(batch), teacher=features[rows], lesson=lesson)
+    def _batches(self, parts: Iterable[Taught], *, since: int = 0, before: int = 0) -> Iterator[ExpertBatch]:
+        """A batch of each part; labels are marked as known where they became known in ``[since, before)``."""
+        waiting: deque[Taught] = deque()  # the reader works ahead
+
+        def requests() -> Iterator[Requests]:
+            for part in parts:
+                waiting.append(part)
+                yield part.requests
+
+        for batch in self.reader.each(requests(), since=since, before=before):
+            part = waiting.popleft()
+            weight_C = torch.from_numpy(part.requests.supervision.weight)
+            lesson = part.labels.lesson(batch, weight_C=weight_C)
+            yield ExpertBatch(requests=batch, slots=self.vocabulary(batch), teacher=part.features, lesson=lesson)
+
+    def _untaught(self, requests: Requests, features: TeacherFeatures) -> Taught:
+        """Requests to be predicted, not distilled from."""
+        return Taught(requests=requests, features=features, labels=TeacherLabels.of(features))

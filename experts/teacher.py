@@ -1,6 +1,6 @@
 """What an expert gets to read of its teacher: everything from the log, nothing from the model."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -49,14 +49,26 @@ class TeacherLabels:
         """Those that were logged with the vectors."""
         return TeacherLabels(logit_CT=features.logit_CT, present_C=features.present_C)
 
-    def lesson(self, batch: RequestBatch, *, rows: slice, weight_C: Tensor) -> Lesson:
-        """What a step learns from the candidates ``rows``, which ``batch`` is of."""
+    def __getitem__(self, rows: slice) -> "TeacherLabels":
+        """Those candidates' part."""
+        return TeacherLabels(logit_CT=self.logit_CT[rows], present_C=self.present_C[rows])
+
+    @staticmethod
+    def joined(parts: Sequence["TeacherLabels"]) -> "TeacherLabels":
+        """Of the candidates of all parts, one part after the other; at least one."""
+        return TeacherLabels(
+            logit_CT=torch.cat([part.logit_CT for part in parts]),
+            present_C=torch.cat([part.present_C for part in parts]),
+        )
+
+    def lesson(self, batch: RequestBatch, *, weight_C: Tensor) -> Lesson:
+        """What a step learns from the candidates, which ``batch`` is of."""
         return Lesson(
             label_CT=batch.labels.label_CT,
             known_CT=batch.labels.known_CT,
-            teacher_CT=self.logit_CT[rows],
-            present_C=self.present_C[rows],
-            weight_C=weight_C[rows],
+            teacher_CT=self.logit_CT,
+            present_C=self.present_C,
+            weight_C=weight_C,
         )
 
 

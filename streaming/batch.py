@@ -4,7 +4,7 @@ Shape legend: B requests, L history tokens, C candidates, U distinct items, F de
 T tasks.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -132,7 +132,11 @@ class BatchReader:
     def batches(self, requests: Requests, *, size: int, since: int = 0, before: int = 0) -> Iterator[RequestBatch]:
         """Batches of ``size`` requests in time order; only labels known in ``[since, before)`` are marked as known."""
         slices = (requests.slice(start, start + size) for start in range(0, len(requests), size))
-        return self._prefetch((part, since, before) for part in slices)
+        return self.each(slices, since=since, before=before)
+
+    def each(self, parts: Iterable[Requests], *, since: int = 0, before: int = 0) -> Iterator[RequestBatch]:
+        """One batch of each of ``parts``, see :meth:`batches`."""
+        return self._prefetch((part, since, before) for part in parts)
 
     def _work(self, task: tuple[Requests, int, int]) -> RequestBatch:
         requests, since, before = task

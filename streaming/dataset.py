@@ -70,6 +70,11 @@ class Dataset:
             raise DataError(f"{self.path}: there is no window {index}; allowed are {first} to {last}.")
         return self.windows[position]
 
+    def teaching(self, window: Window) -> list[Window]:
+        """The windows whose requests' labels can become known in ``window``, oldest first."""
+        delay = max(task.delay_seconds for task in self.config.tasks) * 1_000_000
+        return [made for made in self.windows if made.start <= window.start < made.end + delay]
+
     def request_file(self, index: int) -> Path:
         """Path of the window's request part."""
         return part_file(self.path, "requests", self.window(index).index)

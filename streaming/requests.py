@@ -1,6 +1,7 @@
 """The requests of one window in memory: inputs on one side, supervision on the other (law L6)."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pyarrow as pa
@@ -129,6 +130,27 @@ class Requests:
             tags={name: flags[index] for name, flags in self.tags.items()},
             history_check=None if self.history_check is None else self.history_check[index],
         )
+
+
+def joined(parts: Sequence[Requests]) -> Requests:
+    """Requests of several parts of one data set, at least one, part after part: in order of time if the parts are."""
+    if len(parts) == 1:
+        return parts[0]
+    own = ("tags", "offsets", "supervision", "history_check")
+    counts = np.concatenate([np.diff(part.offsets) for part in parts])
+    supervision = [part.supervision for part in parts]
+    checks = [part.history_check for part in parts if part.history_check is not None]
+    return Requests(
+        **_concatenated(parts, [column.name for column in fields(Requests) if column.name not in own]),
+        tags={name: np.concatenate([part.tags[name] for part in parts]) for name in parts[0].tags},
+        offsets=np.concatenate([[0], np.cumsum(counts)]),
+        supervision=Supervision(**_concatenated(supervision, [column.name for column in fields(Supervision)])),
+        history_check=np.concatenate(checks) if checks else None,
+    )
+
+
+def _concatenated(parts: Sequence[object], columns: list[str]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([getattr(part, name) for part in parts]) for name in columns}
 
 
 def read_requests(dataset: Dataset, window: int, *, items: Catalogue, users: Catalogue) -> Requests:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from streaming.labels.attribution import closed, conversions, window_of
 from streaming.labels.delays import DelayCurves
 from streaming.labels.plan import LabelPlan
 from streaming.labels.policy import Interpolation, LabelPolicy
+from streaming.labels.rate_columns import LabelRateColumns
 from streaming.prefetch import Prefetch
 from streaming.requests import Requests, read_requests
 
@@ -34,6 +36,7 @@ class Workspace:
         asked_windows: by surface and task, in microseconds after the request: how long the surface waits for a
             conversion that it counts. Training does not depend on it; what is predicted, and what that is held against,
             does. The task's attribution window where none is named.
+        label_rates: what label rates stand beside the dense features of every request; None for none.
     """
 
     dataset: Dataset
@@ -42,6 +45,7 @@ class Workspace:
     delays: DelayCurves.Config = field(default=DelayCurves.Config(), kw_only=True)
     delay_groups: tuple[str, ...] = field(default=(), kw_only=True)
     asked_windows: Mapping[str, Mapping[str, int]] = field(default_factory=dict, kw_only=True)
+    label_rates: LabelRateColumns.Config | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         check_surfaces(self.asked_windows, self.dataset.config.surfaces)
@@ -52,7 +56,33 @@ class Workspace:
 
     @cached_property
     def inputs(self) -> Inputs:
-        return replace(Inputs.of(self.dataset.config), tasks=self.plan.head_names, labels=self.plan)
+        inputs = Inputs.of(self.dataset.config)
+        rates = [] if self._rates is None else self._rates.names
+        return replace(inputs, dense=inputs.dense + rates, tasks=self.plan.head_names, labels=self.plan)
+
+    def with_label_rates(self, config: LabelRateColumns.Config | None) -> Self:
+        """The same workspace with these label rates and no others; what is open already is shared."""
+        if config == self.label_rates:
+            return self
+        made = replace(self, label_rates=config)
+        opened = ("items", "users", "_index")
+        vars(made).update({name: value for name, value in vars(self).items() if name in opened})
+        return made
+
+    def label_rates_before(self, window: int) -> LabelRateColumns | None:
+        """What requests of ``window`` read, by the labels known before it began, there be such a window yet or not.
+
+        None where :attr:`label_rates` is. Counts go on with the next call: keep what is needed of them.
+        """
+        if self._rates is not None:
+            self._rates.learn_before(window)
+        return self._rates
+
+    @cached_property
+    def _rates(self) -> LabelRateColumns | None:
+        if self.label_rates is None:
+            return None
+        return self.label_rates.build(dataset=self.dataset, items=self.items, read=self._stored)
 
     @cached_property
     def items(self) -> Catalogue:
@@ -77,6 +107,12 @@ class Workspace:
         Raises:
             DataError: they say with which histories they were written, and the engagement log holds others.
         """
+        requests = self._stored(window)
+        if self._rates is None:
+            return requests
+        return replace(requests, dense=np.concatenate([requests.dense, self._rates.of(window, requests)], axis=1))
+
+    def _stored(self, window: int) -> Requests:
         requests = read_requests(self.dataset, window, items=self.items, users=self.users)
         if requests.history_check is not None:
             require_histories(
@@ -98,12 +134,10 @@ class Workspace:
 
         Tasks with a delay bring earlier windows' requests back, oldest first.
         """
-        delay = max(task.delay_seconds for task in self.dataset.config.tasks) * 1_000_000
-        for made in self.dataset.windows:
-            if made.start <= window.start < made.end + delay:
-                requests = self.taught(self.requests(made.index), window).learned_in(window)
-                if len(requests):
-                    yield made.index, requests
+        for made in self.dataset.teaching(window):
+            requests = self.taught(self.requests(made.index), window).learned_in(window)
+            if len(requests):
+                yield made.index, requests
 
     def taught(self, requests: Requests, window: Window) -> Requests:
         """The requests with what ``window`` teaches of them in place of what is stored, a column a head."""

@@ -149,6 +149,8 @@ class PlatformConfig(Config):
     def _a_stream_is_trained_on_once(self) -> "PlatformConfig":
         if self.stream is not None and (self.foundation.trainer.epochs > 1 or self.expert.trainer.epochs > 1):
             raise ValueError("stream: every event of a stream is trained on once. Give trainer: {epochs: 1}")
+        if self.stream is not None and self.expert.replay.windows:
+            raise ValueError("stream: every event of a stream is trained on once. Give expert: {replay: {windows: 0}}")
         return self
 
     def workspace(self, dataset: Dataset) -> Workspace:

@@ -84,7 +84,8 @@ class ExpertJob:
     def __init__(self, config: PlatformConfig, run: Path, surfaces: list[str]) -> None:
         torch.set_num_threads(config.threads)
         keep_freed_memory()
-        self.workspace = workspace_of(config, run)
+        # With label rates, if experts read any: so learners share the counts, which are the same for all surfaces.
+        self.workspace = workspace_of(config, run).with_label_rates(config.expert.label_rates)
         registry = Registry(run / "registry")
         log = learned_log(config, run)
         self.learners = {
@@ -134,7 +135,7 @@ class ExpertJob:
             pin=_pin(registry, surface, lineage=config.foundation.publisher.lineage),
             embedding=config.foundation.model.representation,
             encoding=config.foundation.model.width,
-            tower=config.foundation.model.tower_shape(self.workspace.inputs),
+            tower=config.foundation.model.tower_shape(self.workspace.with_label_rates(None).inputs),
             registry=registry,
             seeds=config.seeds,
             run=run,

@@ -152,7 +152,8 @@ def test_measures_a_run_and_adds_lightgbm(tmp_path: Path, monkeypatch: pytest.Mo
 def test_runs_that_are_not_there_are_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = Synthetic.Config(users=12, items=24, windows=4, surfaces=2).build(tmp_path / "data")
     base = tiny(dataset.path, tmp_path)
-    monkeypatch.setattr(study_runs, "shipped", lambda data: base)
+    rated = study_runs.changed(base, {"expert.replay": {"windows": 1}, "expert.label_rates": {}})
+    monkeypatch.setattr(study_runs, "shipped", lambda data, name="complete_journey": rated if "rates" in name else base)
     monkeypatch.setattr(transfer, "SEEDS", (0, 1))
     monkeypatch.setattr("os.cpu_count", lambda: 1)
     for name, span in SPANS.items():
@@ -161,10 +162,15 @@ def test_runs_that_are_not_there_are_trained_once(tmp_path: Path, monkeypatch: p
     values = transfer.measure(Options(work=work))
     assert (values["seeds"], values["tae_best_mode"]) == (2, "tae_aux_head_adapter")
     assert {"surface_0.blended_vs_lightgbm_lo", "surface_1.expert_best_vs_fm_head_lo"} <= values.keys()
-    assert [configuration.load(file, PlatformConfig).seeds for file in sorted(work.glob("*/platform.yaml"))] == [
-        [0],
-        [1],
-    ]
+    assert (values["rated.seeds"], values["rated.surface_0.fm_head.ne"]) == (2, values["surface_0.fm_head.ne"])
+    assert values["rated.surface_0.control.ne"] != values["surface_0.control.ne"]
+    files = {file.parent.name: configuration.load(file, PlatformConfig) for file in work.glob("*/platform.yaml")}
+    assert {name: (file.seeds, file.expert.replay.windows) for name, file in files.items()} == {
+        "seed0": ([0], 0),
+        "seed0_rated": ([0], 1),
+        "seed1": ([1], 0),
+        "seed1_rated": ([1], 1),
+    }
     predicted = sorted(work.rglob("*.parquet"))
     before = [file.stat().st_mtime_ns for file in predicted]
     assert without_times(transfer.measure(Options(work=work))) == without_times(values)

@@ -136,3 +136,18 @@ def test_rows_of_features_are_rows_of_each_part() -> None:
     for name, each in given.vectors.items():
         assert part.vectors[name].vector_CR.equal(each.vector_CR[1:3])
         assert part.vectors[name].present_C.equal(each.present_C[1:3])
+
+
+def test_features_of_parts_are_joined_as_they_were_cut() -> None:
+    stream = torch.Generator().manual_seed(0)
+    given = TeacherFeatures(
+        vectors={"user": teacher([1, 0, 1, 1]), "past": teacher([0, 1, 1, 0])},
+        logit_CT=torch.randn(4, 2, generator=stream),
+        present_C=torch.tensor([1.0, 0, 1, 1]),
+    )
+    whole = TeacherFeatures.joined([given[0:1], given[1:1], given[1:4]])
+    assert whole.logit_CT.equal(given.logit_CT) and whole.present_C.equal(given.present_C)
+    assert list(whole.vectors) == ["user", "past"]
+    for name, each in given.vectors.items():
+        assert whole.vectors[name].vector_CR.equal(each.vector_CR)
+        assert whole.vectors[name].present_C.equal(each.present_C)

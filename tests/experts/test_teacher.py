@@ -14,7 +14,7 @@ from experts.batch import ExpertBatch
 from experts.model import ExpertModel
 from experts.past import PastEmbeddings
 from experts.steps import SurfaceLearner
-from experts.teacher import TeacherReader, as_late_as
+from experts.teacher import TeacherLabels, TeacherReader, as_late_as
 from foundation.hstu.layer import HSTUStack
 from foundation.hstu.vocabulary import BatchVocabulary
 from foundation.model import FoundationModel
@@ -202,3 +202,11 @@ def test_only_what_is_distilled_is_older(publisher: Publisher, workspace: Worksp
         assert not torch.equal(late.lesson.teacher_CT, now.lesson.teacher_CT)
         assert torch.equal(late.lesson.label_CT, now.lesson.label_CT)
         assert torch.equal(reads.lesson.teacher_CT, reads.teacher.logit_CT)  # nothing distils
+
+
+def test_labels_of_parts_are_joined_as_they_were_cut() -> None:
+    given = TeacherLabels(logit_CT=torch.arange(8.0).view(4, 2), present_C=torch.tensor([1.0, 0.0, 1.0, 1.0]))
+    part = given[1:3]
+    assert part.logit_CT.tolist() == [[2, 3], [4, 5]] and part.present_C.tolist() == [0, 1]
+    whole = TeacherLabels.joined([given[0:1], given[1:1], part, given[3:4]])
+    assert whole.logit_CT.equal(given.logit_CT) and whole.present_C.equal(given.present_C)

@@ -1,5 +1,7 @@
 """A jagged batch says what a naive loop over requests, candidates and engagements says."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -10,6 +12,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from streaming.batch import BatchReader, RequestBatch, keyed
 from streaming.dataset import Dataset
 from streaming.history import EngagementLog
+from streaming.prefetch import Prefetch
 from streaming.requests import Requests, Supervision
 from streaming.schema import microseconds
 from streaming.workspace import Workspace
@@ -152,6 +155,28 @@ def test_batches_cover_the_requests_in_order(reader: BatchReader, requests: Requ
     whole = reader.batch(requests, since=0, before=2**62)
     assert torch.cat([batch.labels.known_CT for batch in batches]).equal(whole.labels.known_CT)
     assert list(reader.batches(requests.slice(0, 0), size=8)) == []
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_each_part_is_one_batch(workspace: Workspace, requests: Requests, workers: int) -> None:
+    """As many requests as it has, none too; parts are taken no sooner than ``ahead`` says."""
+    prefetch = Prefetch.Config(workers=workers, ahead=2)
+    made = replace(workspace, prefetch=prefetch).reader({"all": (workspace.engagements, 7)})
+    parts = [requests.slice(0, 3), requests.slice(3, 3), requests.slice(3, 4), requests.slice(10, 20)]
+    taken: list[int] = []
+
+    def given() -> Iterator[Requests]:
+        for number, part in enumerate(parts):
+            taken.append(number)
+            yield part
+
+    for number, batch in enumerate(made.each(given(), since=0, before=2**62)):
+        assert len(taken) <= number + 2
+        alone = made.batch(parts[number], since=0, before=2**62)
+        assert batch.time_B.equal(alone.time_B) and batch.dense_CF.equal(alone.dense_CF)
+        assert batch.labels.known_CT.equal(alone.labels.known_CT) and rows(batch.items) == rows(alone.items)
+        assert batch.time_B.tolist() == parts[number].time.tolist()
+    assert taken == [0, 1, 2, 3]
 
 
 def test_keyed_has_one_value_a_key_and_row() -> None:

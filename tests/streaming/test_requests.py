@@ -1,5 +1,8 @@
 """Requests in memory say what the file says, however they are cut; labels count when they became known (law L2)."""
 
+from dataclasses import replace
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,7 +11,7 @@ from hypothesis import strategies as st
 from streaming.catalogue import Catalogue
 from streaming.dataset import Dataset, Window
 from streaming.importers.synthetic import Synthetic
-from streaming.requests import Requests, Supervision
+from streaming.requests import Requests, Supervision, joined
 from streaming.schema import microseconds
 from streaming.workspace import Workspace
 
@@ -142,6 +145,22 @@ def test_an_empty_window_can_be_read(tiny_dataset: Dataset, monkeypatch: pytest.
     requests = Workspace(dataset).requests(1)
     assert len(requests) == len(requests.item) == 0
     assert len(requests.on_surface(0)) == len(requests.learned_in(dataset.windows[0])) == 0
+
+
+@given(MADE, st.lists(st.integers(0, 6), max_size=3))
+def test_parts_that_were_cut_are_joined_again(raw: list[list[tuple[int, int, int]]], cuts: list[int]) -> None:
+    requests = made(raw)
+    bounds = sorted([0, *(min(cut, len(requests)) for cut in cuts), len(requests)])
+    parts = [requests.slice(start, stop) for start, stop in pairwise(bounds)]
+    whole = joined(parts)
+    assert content(whole) == content(requests)
+    assert (whole.supervision.known_time == requests.supervision.known_time).all()
+    assert (whole.surface == requests.surface).all()
+    assert whole.dense.dtype == np.float32 and whole.supervision.stratum.dtype == np.int8
+    backwards = joined(parts[::-1])
+    assert content(backwards) == [row for part in parts[::-1] for row in content(part)]
+    unchecked = joined([replace(part, history_check=None) for part in parts])
+    assert unchecked.history_check is None and len(unchecked) == len(requests)
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,9 @@ import numpy as np
 from streaming.catalogue import UNKNOWN
 from streaming.dataset import Window
 from streaming.history import EngagementLog
+from streaming.labels.rates import LabelRates, key_names, keys_of
 from streaming.requests import Requests
 from streaming.workspace import Workspace
-from transfer.reference.rates import LabelRates, pair_code
 
 DAY = 86_400_000_000  # microseconds
 _ALL = np.iinfo(np.int32).max
@@ -48,7 +48,7 @@ class TabularFeatures:
     Args:
         workspace: the data set.
         task: index of the task whose labels the rates are of.
-        decay: see :class:`transfer.reference.rates.LabelRates`.
+        decay: see :class:`streaming.labels.rates.LabelRates`.
         strength: likewise.
 
     Attributes:
@@ -60,8 +60,7 @@ class TabularFeatures:
         self._task = task
         attributes = inputs.item_features[1:]
         self.categorical = ["surface", *attributes, *inputs.user_features[1:], *inputs.context]
-        keys = ["item", "user", "item_surface", "user_surface", "user_item"]
-        keys += [*attributes, *(f"user_{name}" for name in attributes)]
+        keys = key_names(attributes)
         # Names may repeat between kinds of features; those of the model must not.
         self.names = [f"dense {name}" for name in inputs.dense]
         self.names += ["user_events", "user_days", "user_surface_events", "user_surface_days"]
@@ -81,7 +80,7 @@ class TabularFeatures:
     def of(self, requests: Requests) -> np.ndarray:
         """float32 ``[C, F]``: what was known just before the requests, label rates as of the last :meth:`learn`."""
         columns = [requests.dense, self._activity(requests), self._categories(requests)]
-        columns += self._rates.at(self._keys(requests))
+        columns += self._rates.at(keys_of(requests, self._workspace.items))
         return np.ascontiguousarray(np.concatenate(columns, axis=1), dtype=np.float32)
 
     def learn(self, window: Window) -> None:
@@ -89,7 +88,7 @@ class TabularFeatures:
         keys, labels = [np.zeros((0, self._rates.keys), dtype=np.int64)], [np.zeros(0)]
         for _, requests in self._workspace.became_known_in(window):
             known = requests.supervision.known(since=window.start, before=window.end)[:, self._task]
-            keys.append(self._keys(requests)[known])
+            keys.append(keys_of(requests, self._workspace.items)[known])
             labels.append(requests.supervision.label[known, self._task])
         self._rates.learn(np.concatenate(keys), np.concatenate(labels))
 
@@ -108,13 +107,6 @@ class TabularFeatures:
         ]
         columns = np.concatenate(code, axis=1).T
         return np.stack([number(column) for number, column in zip(self._numbering, columns, strict=True)], axis=1)
-
-    def _keys(self, requests: Requests) -> np.ndarray:
-        item, user, surface = requests.item_id, requests.user_id[requests.owner], requests.surface
-        attributes = list(self._workspace.items.code[requests.item, 1:].T)
-        pairs = [(item,), (user,), (item, surface), (user, surface), (user, item)]
-        pairs += [*((code,) for code in attributes), *((user, code) for code in attributes)]
-        return np.stack([pair_code(*parts) for parts in pairs], axis=1)
 
 
 def _activity(log: EngagementLog, requests: Requests) -> np.ndarray:

@@ -21,6 +21,7 @@ from hypercast.runtime import expert_file, promotion
 from hypercast.runtime.config import PlatformConfig
 from hypercast.runtime.trainings import Version
 from hypercast.serving.config import ServingConfig
+from hypercast.serving.features.rates import RateTables
 from hypercast.serving.models.expert import ExpertScorer
 from hypercast.serving.models.foundation import FoundationScorer
 from hypercast.snapshot import Snapshot
@@ -125,6 +126,7 @@ class BundleLoader:
         self.registry = Registry(config.run / "registry")
         self._lineage = config.foundation.publisher.lineage
         self._loaded: dict[tuple[Any, ...], Any] = {}
+        self._tables = RateTables(workspace)
 
     def newest(self) -> str:
         """The version that :meth:`load` would give now; reads a few small files.
@@ -251,6 +253,7 @@ class BundleLoader:
                 workspace=self.workspace,
                 dims=dims,
                 as_of=self.workspace.dataset.window(choice.window).end,
+                tables=self._tables,
             )
         self._loaded[key] = found
         if snapshot is not None and found.representation is not None:

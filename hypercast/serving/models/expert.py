@@ -3,8 +3,7 @@
 ::
 
     RUN/experts/SURFACE/window=00053/ARM/
-      expert.yaml            ExpertModel.Config
-      expert.safetensors     model.NAME and vocabulary.NAME: all that it needs to predict
+      ...                    experts.export: all that it needs to predict
 
 Shape legend: C candidates, H heads, T tasks.
 """
@@ -27,6 +26,7 @@ from foundation.hstu.vocabulary import BatchVocabulary
 from hypercast import tensors
 from hypercast.errors import RegistryError
 from hypercast.serving.features.asked import Asked, AskedBatches
+from hypercast.serving.features.rates import RateTables
 from hypercast.serving.models.frozen import FrozenVocabulary
 from hypercast.serving.precision.compact import Precision, compact
 from hypercast.serving.precision.report import Report
@@ -45,6 +45,7 @@ class ExpertScorer:
         workspace: the data set.
         dims: widths of the teacher's representations; empty where there is no teacher.
         as_of: up to when it has learned, microseconds; how long conversions take is estimated as of then.
+        tables: opens label rates, if it reads any; for those who open several experts.
 
     Attributes: ``folder``, ``surface``, ``as_of``; ``arm``, the name of the folder; ``representation``: of the
     teacher's vectors, what it reads (None: nothing), and ``widths``, of what it reads by name; ``reads_logits``:
@@ -57,7 +58,14 @@ class ExpertScorer:
     """
 
     def __init__(
-        self, *, folder: Path, surface: str, workspace: Workspace, dims: Mapping[str, int], as_of: int
+        self,
+        *,
+        folder: Path,
+        surface: str,
+        workspace: Workspace,
+        dims: Mapping[str, int],
+        as_of: int,
+        tables: RateTables | None = None,
     ) -> None:
         config = configuration.load(folder / "expert.yaml", ExpertModel.Config)
         self.folder, self.surface, self.arm = folder, surface, folder.name
@@ -72,11 +80,13 @@ class ExpertScorer:
             )
         self._width = self._width_of(dims)
         self.widths = {} if self.representation is None else {self.representation: self._width}
+        self._rates = (tables or RateTables(workspace)).of(folder)
+        inputs = workspace.inputs if self._rates is None else self._rates.inputs(workspace.inputs)
         state = _parts(folder / "expert.safetensors")
         embedding = self._width if config.fusion else 1
         try:
-            vocabulary = _vocabulary(state["vocabulary"], workspace.inputs).eval()
-            model = config.build(inputs=workspace.inputs, vocabulary=vocabulary, embedding=embedding, seed=0)
+            vocabulary = _vocabulary(state["vocabulary"], inputs).eval()
+            model = config.build(inputs=inputs, vocabulary=vocabulary, embedding=embedding, seed=0)
             model.load_state_dict(state["model"])
         except RuntimeError as error:
             raise RegistryError(
@@ -144,7 +154,7 @@ class ExpertScorer:
 
     def _call(self, asked: Asked, teacher: TeacherFeatures | None) -> tuple[Any, ...]:
         """Arguments of the model."""
-        batch = self._reader.batch(asked)
+        batch = self._reader.batch(asked if self._rates is None else self._rates.beside(asked))
         told = self.nothing(len(asked.item)) if teacher is None else teacher
         return batch, self._vocabulary(batch), told
 

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transfer.reference.rates import LabelRates, pair_code
+from streaming.labels.rates import LabelRates, key_names, keys_of, pair_code
+from streaming.workspace import Workspace
 
 LABELLED = st.lists(st.tuples(st.integers(-3, 3), st.booleans()), max_size=12)
 
@@ -45,3 +46,22 @@ def test_pair_codes_tell_pairs_apart() -> None:
     assert len(np.unique(pair_code(left, right))) == 6400
     assert not (pair_code(left, right) == pair_code(right, left))[left != right].any()
     assert (pair_code(left, right) == pair_code(left.copy(), right.copy())).all()
+
+
+def test_keys_of_requests_are_of_what_their_candidates_are(workspace: Workspace) -> None:
+    requests = workspace.requests(2)
+    catalogue = {row.pop("item_id"): row for row in workspace.dataset.items().to_pylist()}
+    names = key_names(workspace.dataset.config.item_attributes)
+    key_CK = keys_of(requests, workspace.items)
+    users = requests.user_id[requests.owner].tolist()
+    candidates = list(zip(requests.item_id.tolist(), users, requests.surface.tolist(), strict=True))
+    told = {
+        "item": [item for item, _, _ in candidates],
+        "user_surface": [(user, surface) for _, user, surface in candidates],
+        "user_item": [(user, item) for item, user, _ in candidates],
+        "brand": [catalogue[item]["brand"] for item, _, _ in candidates],
+        "user_brand": [(user, catalogue[item]["brand"]) for item, user, _ in candidates],
+    }
+    for name, values in told.items():
+        codes = key_CK[:, names.index(name)].tolist()
+        assert len(set(zip(values, codes, strict=True))) == len(set(values)) == len(set(codes)) > 1

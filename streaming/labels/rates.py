@@ -3,9 +3,29 @@
 What is learned of one window is seen from the next on (law L5). Shape legend: C candidates, K keys, N distinct values.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 
+from streaming.catalogue import Catalogue
+from streaming.requests import Requests
+
 _ODD = np.uint64(0x9E3779B97F4A7C15)
+
+
+def key_names(attributes: list[str]) -> list[str]:
+    """Names of the K keys that label rates are kept by, where items have these attributes."""
+    keys = ["item", "user", "item_surface", "user_surface", "user_item"]
+    return [*keys, *attributes, *(f"user_{name}" for name in attributes)]
+
+
+def keys_of(requests: Requests, items: Catalogue) -> np.ndarray:
+    """Codes of every candidate's keys, int64 ``[C, K]``, in the order of :func:`key_names`."""
+    item_C, user_C, surface_C = requests.item_id, requests.user_id[requests.owner], requests.surface
+    attributes = list(items.code[requests.item, 1:].T)
+    pairs = [(item_C,), (user_C,), (item_C, surface_C), (user_C, surface_C), (user_C, item_C)]
+    pairs += [*((code,) for code in attributes), *((user_C, code) for code in attributes)]
+    return np.stack([pair_code(*parts) for parts in pairs], axis=1)
 
 
 def pair_code(*parts: np.ndarray) -> np.ndarray:
@@ -66,3 +86,19 @@ class LabelRates:
             rate_CK[:, k] = (found[:, 1] + self.strength * self.prior) / (found[:, 0] + self.strength)
             count_CK[:, k] = np.log1p(found[:, 0])
         return rate_CK, count_CK
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """All that was counted: ``total`` float64 ``[2]`` and ``prior`` float64 ``[]``; of key ``k`` the values seen,
+        ascending, ``k.value`` int64 ``[N]``, and of each how often it was seen and how often with a label of 1,
+        ``k.count`` float64 ``[N, 2]``. Shares memory.
+        """
+        state = {"total": self._total, "prior": np.array(self.prior)}
+        for k, (value, count) in enumerate(zip(self._value, self._count, strict=True)):
+            state |= {f"{k}.value": value, f"{k}.count": count}
+        return state
+
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from what :meth:`state_dict` returned."""
+        self._total, self.prior = state["total"], float(state["prior"])
+        self._value = [state[f"{k}.value"] for k in range(self.keys)]
+        self._count = [state[f"{k}.count"] for k in range(self.keys)]
