@@ -15,35 +15,25 @@ its next index is merged from the one of the windows before, which then goes, an
 import fcntl
 import functools
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
+from streaming.cache import cache_folder, locked, unwritable
 from streaming.catalogue import Catalogue
 from streaming.columns import MANIFEST, Columns
 from streaming.dataset import Dataset, missing_file
 from streaming.engagement_build import BLOCK, Block, build, part_blocks
-from streaming.errors import DataError
 from streaming.files import sha256_of, write_directory
 from streaming.history import EngagementLog, Events
 
 FORMAT = 1
 PLACES = 4
 """Parts of the columns that a binary search looks into; its last steps all fall into one."""
-
-
-def cache_folder() -> Path:
-    """``$HYPERCAST_CACHE``, or ``$XDG_CACHE_HOME/hypercast``, or ``~/.cache/hypercast``."""
-    chosen = os.environ.get("HYPERCAST_CACHE")
-    if chosen:
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hypercast"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,10 +120,10 @@ def _open_or_build(
     folder: Path, blocks: Callable[[], Iterable[Block]], items: np.ndarray, *, built: Callable[[], None] = lambda: None
 ) -> MappedLog:
     root = folder.parent.parent
-    with _locked(root, fcntl.LOCK_SH):
+    with locked(root, fcntl.LOCK_SH):
         if (folder / MANIFEST).is_file():
             return MappedLog.open(folder)
-    with _locked(root, fcntl.LOCK_EX):
+    with locked(root, fcntl.LOCK_EX):
         if not (folder / MANIFEST).is_file():  # nobody was faster
             _write(folder, blocks, items)
             built()
@@ -151,14 +141,7 @@ def _write(folder: Path, blocks: Callable[[], Iterable[Block]], items: np.ndarra
     try:
         write_directory(folder, fill)
     except OSError as error:
-        raise _unwritable(folder, error) from None
-
-
-def _unwritable(path: Path, error: OSError) -> DataError:
-    return DataError(
-        f"{path}: the index of the engagements cannot be written there ({error.strerror}). Make room, or set "
-        "HYPERCAST_CACHE to another folder, for example HYPERCAST_CACHE=/data/cache."
-    )
+        raise unwritable(folder, error) from None
 
 
 def _reusable(path: Path) -> MappedLog | None:
@@ -201,16 +184,3 @@ def _chained(files: list[Path]) -> list[str]:
 
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:32]
-
-
-@contextmanager
-def _locked(root: Path, kind: int) -> Iterator[None]:
-    """Hold the lock of all indices; the system lets go of it when the holder dies, however it dies."""
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        file = (root / ".lock").open("a")
-    except OSError as error:
-        raise _unwritable(root, error) from None
-    with file:
-        fcntl.flock(file, kind)
-        yield

@@ -9,22 +9,19 @@ request reads the labels known before its window began, and no later ones (laws 
 Shape legend: C candidates, K keys, T tasks, F = 2KT columns.
 """
 
-import fcntl
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pydantic
 
+from streaming.cache import cache_folder, locked, unwritable
 from streaming.catalogue import Catalogue
 from streaming.config import Config as BaseConfig
 from streaming.dataset import Dataset, Window
-from streaming.engagement_index import cache_folder
 from streaming.errors import DataError
 from streaming.files import sha256_of, write_file
 from streaming.labels.plan import LabelPlan
@@ -96,14 +93,14 @@ class LabelRateColumns:
         """float32 ``[C, F]`` of the window's stored ``requests``: from disk, or made and put there.
 
         Raises:
-            DataError: what is on disk was damaged.
+            DataError: what is on disk was damaged, or nothing can be put there.
         """
         file = self._cache / f"{self._digest_before(window)}-{self.dataset.requests_digest(window)}.npy"
         if not file.is_file():
-            with _locked(self._cache):
+            with locked(self._cache):
                 if not file.is_file():  # nobody else has made it while this process waited
                     self.learn_before(window)
-                    write_file(file, partial(_save, self.at(keys_of(requests, self.items))))
+                    _save(file, self.at(keys_of(requests, self.items)))
         return _load(file, shape=(len(requests.item), len(self.names))).astype(np.float32)
 
     def learn_before(self, window: int) -> None:
@@ -190,9 +187,15 @@ def _chosen(asked: list[str] | None, tasks: list[str], source: str) -> list[int]
     return [tasks.index(name) for name in asked or tasks]
 
 
-def _save(column_CF: np.ndarray, path: Path) -> None:
-    with path.open("wb") as file:
-        np.save(file, column_CF, allow_pickle=False)
+def _save(path: Path, column_CF: np.ndarray) -> None:
+    def write(partial: Path) -> None:
+        with partial.open("wb") as file:
+            np.save(file, column_CF, allow_pickle=False)
+
+    try:
+        write_file(path, write)
+    except OSError as error:
+        raise unwritable(path, error) from None
 
 
 def _load(path: Path, *, shape: tuple[int, int]) -> np.ndarray:
@@ -205,12 +208,3 @@ def _load(path: Path, *, shape: tuple[int, int]) -> np.ndarray:
     if column_CF.shape != shape or column_CF.dtype != np.float16:
         raise DataError(f"{path}: holds {column_CF.dtype} {column_CF.shape}, not float16 {shape}. {advice}")
     return column_CF
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One maker at a time, in all processes; the system lets go of the lock when its holder dies."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

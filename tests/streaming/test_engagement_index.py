@@ -17,11 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import streaming.engagement_index as engagement_index
+from streaming.cache import cache_folder
 from streaming.catalogue import Catalogue
 from streaming.columns import MANIFEST
 from streaming.dataset import Dataset
 from streaming.engagement_build import Block, build
-from streaming.engagement_index import MappedLog, cache_folder, open_index
+from streaming.engagement_index import MappedLog, open_index
 from streaming.errors import DataError
 from streaming.history import EngagementLog
 from streaming.schema import TIME

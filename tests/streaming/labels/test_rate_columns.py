@@ -1,5 +1,7 @@
 """Label rates beside the dense features: against counting by hand, blind to what comes later, kept on disk."""
 
+import errno
+import os
 import pickle
 import shutil
 from collections.abc import Callable, Iterable
@@ -18,6 +20,7 @@ from streaming import label_parts
 from streaming.dataset import Dataset
 from streaming.errors import DataError
 from streaming.importers.synthetic import Synthetic
+from streaming.labels import rate_columns
 from streaming.labels.policy import FakeNegative
 from streaming.labels.rate_columns import LabelRateColumns
 from streaming.labels.rates import key_names, keys_of
@@ -220,6 +223,20 @@ def test_a_damaged_file_gives_one_clear_error(workspace: Workspace, cache: Path,
         columns(workspace).of(3, requests)
     file.unlink()
     assert (columns(workspace).of(3, requests) == whole).all()
+
+
+def test_a_cache_that_cannot_be_written_gives_one_clear_error(
+    workspace: Workspace, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = workspace.requests(3)
+
+    def full(path: Path, write: Callable[[Path], None]) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch, pytest.raises(DataError, match=r"cannot be written there \(No space left"):
+        patch.setattr(rate_columns, "write_file", full)
+        columns(workspace).of(3, requests)
+    assert columns(workspace).of(3, requests).shape[0] == len(requests.item)
 
 
 @pytest.mark.parametrize(
