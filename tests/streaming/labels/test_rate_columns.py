@@ -233,10 +233,12 @@ def test_a_cache_that_cannot_be_written_gives_one_clear_error(
     def full(path: Path, write: Callable[[Path], None]) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with monkeypatch.context() as patch, pytest.raises(DataError, match=r"cannot be written there \(No space left"):
+    made = columns(workspace)
+    with monkeypatch.context() as patch:
         patch.setattr(rate_columns, "write_file", full)
-        columns(workspace).of(3, requests)
-    assert columns(workspace).of(3, requests).shape[0] == len(requests.item)
+        with pytest.raises(DataError, match=r"cannot be written there \(No space left"):
+            made.of(3, requests)
+    assert made.of(3, requests).shape[0] == len(requests.item)
 
 
 @pytest.mark.parametrize(
