@@ -208,7 +208,7 @@ class Platform:
     def _register_experts(self, monitor: Monitor, exported: dict[str, Path]) -> None:
         """One registered model a surface, one version an arm, the arm's name as its alias."""
         for surface, folder in exported.items():
-            for path in sorted(folder.iterdir()):
+            for path in sorted(each for each in folder.iterdir() if each.is_dir()):
                 monitor.register_snapshot(
                     path,
                     name=f"{self.config.name}-{surface}",

@@ -128,6 +128,20 @@ def test_the_report_pools_the_spans_of_the_file(tiny_run: Path) -> None:
     assert seen.to_markdown() == (tiny_run / "report.md").read_text()
 
 
+def test_experts_with_label_rates_and_replay_run_to_the_end(platform_file: Callable[..., Path], tmp_path: Path) -> None:
+    run, arms = tmp_path / "run", ["control", "treated"]
+    values = configuration.load(platform_file(run), PlatformConfig).model_dump(mode="json")
+    values["expert"] |= {"arms": arms, "label_rates": {}, "replay": {"windows": 1}}
+    config = PlatformConfig.model_validate(values)
+    Platform(config).run(quiet)
+    client = MlflowClient(tracking_uri=f"sqlite:///{run / 'mlflow.db'}")
+    for surface in SURFACES:
+        (folder,) = (run / "experts" / surface).glob("window=*")
+        assert {path.name for path in folder.iterdir()} == {*arms, "label_rates.safetensors"}
+        versions = client.search_model_versions(f"name = '{config.name}-{surface}'")
+        assert {version.tags["arm"] for version in versions} == {*arms}
+
+
 def test_mlflow_has_a_run_of_the_platform_and_one_of_everything_that_predicts(
     tiny_run: Path, small_dataset: Dataset, metrics_of
 ) -> None:
