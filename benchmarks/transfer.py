@@ -68,7 +68,7 @@ def measure(options: Options) -> Values:
         runs, rated = [work], []
     else:
         runs = [_finished(config, seed, work=work) for seed in SEEDS]
-        rated = [_rated(config, seed, options.data, work=work) for seed in SEEDS]
+        rated = [_rated(config, seed, work=work) for seed in SEEDS]
     trained = time.perf_counter()
     _add_trees([*runs, *rated], source=work / reference.REFERENCE / LIGHTGBM)
     values: Values = {"train_seconds": trained - begun, "trees_seconds": time.perf_counter() - trained}
@@ -85,11 +85,11 @@ def _finished(config: PlatformConfig, seed: int, *, work: Path) -> Path:
     return study_runs.run_to_end(_seeded(config, seed, work=work))
 
 
-def _rated(config: PlatformConfig, seed: int, data: Path | None, *, work: Path) -> Path:
+def _rated(config: PlatformConfig, seed: int, *, work: Path) -> Path:
     """The folder of the run of experts with label rates over the log of the run with that seed, after its end."""
     base = _seeded(config, seed, work=work)
     changes = {
-        "expert": study_runs.shipped(data, "complete_journey_rates").expert.model_dump(mode="json"),
+        "expert": study_runs.shipped(None, "complete_journey_rates").expert.model_dump(mode="json"),
         # What else was published stays, so that the log can be taken as it is.
         "foundation.publisher.representations": base.publisher().representations,
     }

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,11 +24,13 @@ def test_as_many_as_asked_for_are_killed_and_none_twice(monkeypatch: pytest.Monk
     killer.join(timeout=60)
     try:
         assert killer.done == 2
-        assert sum(process.poll() is None for process in sleepers) >= 1
+        while sum(process.poll() is None for process in sleepers) > 1:  # a signal takes a moment; the limit is pytest's
+            time.sleep(0.01)
+        assert sorted(process.poll() or 0 for process in sleepers) == [-signal.SIGKILL, -signal.SIGKILL, 0]
     finally:
         for process in sleepers:
             process.kill()
-    assert {process.wait() for process in sleepers} == {-signal.SIGKILL}
+            process.wait()
 
 
 def test_a_killer_that_is_stopped_kills_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
