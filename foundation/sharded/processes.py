@@ -14,8 +14,10 @@ from foundation.sharded.accelerator import BACKENDS, device_of
 from foundation.sharded.config import Accelerator
 from foundation.sharded.group import Group
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["foundation.sharded.trainer"])
+# CUDA works in no child of a process that has touched it, and importing the packages' CUDA builds does.
+_CONTEXT: Any = multiprocessing.get_context("spawn" if torch.version.cuda else "forkserver")
+if not torch.version.cuda:
+    _CONTEXT.set_forkserver_preload(["foundation.sharded.trainer"])
 
 
 class WorkerFailed(RuntimeError):

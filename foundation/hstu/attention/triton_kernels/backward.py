@@ -115,7 +115,8 @@ def attention_backward_keys(
     if tile * BLOCK_N >= length:
         return
     head = tl.program_id(1)
-    bounds = make_bounds(length, tl.load(num_targets_ptr + sequence), contextual_len, max_distance, full_tail)
+    history, context, tail = make_bounds(length, tl.load(num_targets_ptr + sequence), contextual_len, full_tail)
+    bounds = (history, context, tail, max_distance)
     bias = (position_bias_ptr, positions, time_bias_ptr, bucket_starts_ptr, buckets)
     if time_ptr is not None:
         time_ptr += start
@@ -232,7 +233,8 @@ def attention_backward_queries(
     if tile * BLOCK_M >= length:
         return
     head = tl.program_id(1)
-    bounds = make_bounds(length, tl.load(num_targets_ptr + sequence), contextual_len, max_distance, full_tail)
+    history, context, tail = make_bounds(length, tl.load(num_targets_ptr + sequence), contextual_len, full_tail)
+    bounds = (history, context, tail, max_distance)
     bias = (position_bias_ptr, positions, time_bias_ptr, bucket_starts_ptr, buckets)
     if time_ptr is not None:
         time_ptr += start

@@ -144,7 +144,8 @@ def attention_backward_biases(
         sequence, start, length, tile = find_tile(offsets_ptr, sequences, item // heads, BLOCK)
         row = tile * BLOCK
         index_B = tl.arange(0, BLOCK)
-        bounds = make_bounds(length, tl.load(num_targets_ptr + sequence), contextual_len, max_distance, full_tail)
+        history, context, tail = make_bounds(length, tl.load(num_targets_ptr + sequence), contextual_len, full_tail)
+        bounds = (history, context, tail, max_distance)
         q_base, grad_base = q_ptr + start * q_stride + head * q_head, grad_ptr + start * grad_stride + head * grad_head
         k_base, v_base = k_ptr + start * k_stride + head * k_head, v_ptr + start * v_stride + head * v_head
         time_base = time_ptr

@@ -42,12 +42,15 @@ def last_tile_first(tile, length, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def make_bounds(length, targets, contextual_len, max_distance, full_tail):
-    """What the mask asks of a sequence: ``(history, context, tail, max_distance)``."""
+def make_bounds(length, targets, contextual_len, full_tail):
+    """What the mask asks of a sequence: ``(history, context, tail)``.
+
+    With ``max_distance``, which may be None and then cannot be returned from here (Triton 3.6), that is ``bounds``.
+    """
     history = length - targets.to(tl.int32)
     context = tl.minimum(contextual_len, history)
     tail = tl.where(full_tail > 0, history - full_tail, 2**30)
-    return history, context, tail, max_distance
+    return history, context, tail
 
 
 @triton.jit

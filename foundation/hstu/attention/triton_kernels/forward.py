@@ -147,7 +147,8 @@ def attention_forward(
         cache_start = tl.load(cache_offsets_ptr + sequence)
         stored = (tl.load(cache_offsets_ptr + sequence + 1) - cache_start).to(tl.int32)
     length = stored + new
-    bounds = make_bounds(length, tl.load(num_targets_ptr + sequence), contextual_len, max_distance, full_tail)
+    history, context, tail = make_bounds(length, tl.load(num_targets_ptr + sequence), contextual_len, full_tail)
+    bounds = (history, context, tail, max_distance)
     bias = (position_bias_ptr, positions, time_bias_ptr, bucket_starts_ptr, buckets)
 
     begin = tile * BLOCK_M

@@ -11,9 +11,27 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from foundation.hstu.attention import dispatch
+from foundation.hstu.attention import dispatch, triton_backend
 
 SECOND = 1_000_000
+QKV = ("q", "k", "v", "offsets")
+
+
+def placed(given: dict[str, Any], backend: str | None) -> dict[str, Any]:
+    """``given`` with its tensors where ``backend`` computes, in the strides that they have.
+
+    That is a GPU, where there is one, for Triton's kernels that are not interpreted.
+    """
+    if backend != "triton" or triton_backend.interpreted() or not torch.cuda.is_available():
+        return given
+    return {name: _on_gpu(value) if isinstance(value, Tensor) else value for name, value in given.items()}
+
+
+def _on_gpu(value: Tensor) -> Tensor:
+    if value.is_contiguous() or 0 in value.shape:
+        return value.cuda()
+    span = 1 + sum((size - 1) * stride for size, stride in zip(value.shape, value.stride(), strict=True))
+    return value.as_strided((span,), (1,)).cuda().as_strided(value.shape, value.stride())
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -76,24 +94,28 @@ class Case:
         }
 
     def attend(self, backend: str | None = "reference") -> Tensor:
-        """``[T, H, V]``."""
-        return dispatch.hstu_attention(self.q, self.k, self.v, self.offsets, **self.options(), backend=backend)
+        """``[T, H, V]``, on the CPU wherever it was computed."""
+        given = placed({"q": self.q, "k": self.k, "v": self.v, "offsets": self.offsets} | self.options(), backend)
+        arguments = [given.pop(name) for name in QKV]
+        return dispatch.hstu_attention(*arguments, **given, backend=backend).cpu()
 
     def attend_cached(self, stored: list[int], backend: str | None = "reference") -> Tensor:
         """The rows of all but the first ``stored`` tokens of each sequence, over stored keys and values of those."""
         old, new = split_rows(self.sizes, stored)
-        options = self.options() | {"timestamps": self.time[new], "cache_timestamps": self.time[old]}
-        return dispatch.hstu_attention_cached(
-            self.q[new],
-            self.k[new],
-            self.v[new],
-            offsets_of([size - kept for size, kept in zip(self.sizes, stored, strict=True)]),
-            self.k[old],
-            self.v[old],
-            offsets_of(stored),
-            **options,
-            backend=backend,
-        )
+        given = self.options() | {
+            "q": self.q[new],
+            "k": self.k[new],
+            "v": self.v[new],
+            "offsets": offsets_of([size - kept for size, kept in zip(self.sizes, stored, strict=True)]),
+            "k_cache": self.k[old],
+            "v_cache": self.v[old],
+            "cache_offsets": offsets_of(stored),
+            "timestamps": self.time[new],
+            "cache_timestamps": self.time[old],
+        }
+        given = placed(given, backend)
+        arguments = [given.pop(name) for name in (*QKV, "k_cache", "v_cache", "cache_offsets")]
+        return dispatch.hstu_attention_cached(*arguments, **given, backend=backend).cpu()
 
     def leaves(self) -> dict[str, Tensor]:
         """What has a gradient, by name."""

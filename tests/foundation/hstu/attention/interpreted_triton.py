@@ -122,7 +122,8 @@ def _visit_keys(
     visits, length, targets_ptr, context, distance, tail, first, last, blocks, M: tl.constexpr, N: tl.constexpr
 ):
     row = tl.program_id(0) * M
-    bounds = make_bounds(length, tl.load(targets_ptr), context, distance, tail)
+    history, context, reaching = make_bounds(length, tl.load(targets_ptr), context, tail)
+    bounds = (history, context, reaching, distance)
     c, near, full, full_end, near_end, own, own_end = key_blocks(
         row, tl.minimum(row + M, length), bounds, first, last, N
     )
@@ -137,7 +138,8 @@ def _visit_keys(
 @triton.jit
 def _visit_queries(visits, length, targets_ptr, context, distance, tail, blocks, M: tl.constexpr, N: tl.constexpr):
     column = tl.program_id(0) * N
-    bounds = make_bounds(length, tl.load(targets_ptr), context, distance, tail)
+    history, context, reaching = make_bounds(length, tl.load(targets_ptr), context, tail)
+    bounds = (history, context, reaching, distance)
     near, full, full_end, near_end, late, late_full, end = query_blocks(
         column, tl.minimum(column + N, length), length, bounds, M
     )

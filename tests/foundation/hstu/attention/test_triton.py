@@ -119,23 +119,20 @@ class AbsentGPU:
         return 0
 
 
-def launches(kind: tuning.Kind, width: int, patch: pytest.MonkeyPatch) -> dict[str, tuple[Autotuner, dict[str, Any]]]:
-    """How the backend calls each kernel with every feature on, by the kernel's name in the table."""
+EVERYTHING = {"positions": 512, "buckets": 128, "max_distance": 9, "full_tail": 2}
+NOTHING = {"positions": None, "buckets": None}
+
+
+def launches(
+    kind: tuning.Kind, width: int, patch: pytest.MonkeyPatch, features: dict[str, Any]
+) -> dict[str, tuple[Autotuner, dict[str, Any]]]:
+    """How the backend calls each kernel, by the kernel's name in the table."""
     found: dict[str, tuple[Autotuner, dict[str, Any]]] = {}
 
     def record(kernel: Autotuner, **given: Any) -> None:
         found[next(name for name in KERNELS if getattr(tuning, name) is kernel)] = kernel, given | {"grid": (1,)}
 
-    made = make_case(
-        [(20, 2), (3, 0)],
-        heads=4,
-        width=width - 1,
-        value_width=width,
-        positions=512,
-        buckets=128,
-        max_distance=9,
-        full_tail=2,
-    )
+    made = make_case([(20, 2), (3, 0)], heads=4, width=width - 1, value_width=width, **features)
     made = made.cast(torch.bfloat16 if kind == "bf16" else torch.float32, tables=torch.float32)
     with patch.context() as patched:
         patched.setattr(triton_backend, "interpreted", lambda: True)  # tensors on a CPU will do
@@ -143,13 +140,22 @@ def launches(kind: tuning.Kind, width: int, patch: pytest.MonkeyPatch) -> dict[s
         patched.setattr(torch, "get_float32_matmul_precision", lambda: "highest" if kind == "ieee" else "high")
         made.attend("triton").sum().backward()
         made.attend_cached([10, 1], "triton")
-    assert set(found) == set(KERNELS)
+    without = set() if made.position_bias is not None or made.time_bias is not None else {"backward_biases"}
+    assert set(found) == set(KERNELS) - without
     return found
 
 
-def assert_fits(kind: tuning.Kind, generation: int, width: int, patch: pytest.MonkeyPatch, *, first: bool) -> None:
+def assert_fits(
+    kind: tuning.Kind,
+    generation: int,
+    width: int,
+    patch: pytest.MonkeyPatch,
+    *,
+    first: bool,
+    features: dict[str, Any] = EVERYTHING,
+) -> None:
     """Each kernel compiles with all choices (or the ``first``), and fits into shared memory and registers."""
-    for name, (kernel, given) in launches(kind, width, patch).items():
+    for name, (kernel, given) in launches(kind, width, patch, features).items():
         with patch.context() as patched:
             patched.setattr(driver, "_active", AbsentGPU(generation))
             patched.setattr(torch.cuda, "get_device_capability", lambda: divmod(generation, 10))
@@ -183,6 +189,13 @@ def test_first_choices_compile_and_fit(
     kind: tuning.Kind, generation: int, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert_fits(kind, generation, width, monkeypatch, first=True)
+
+
+@compiled_here
+@pytest.mark.parametrize("features", [NOTHING, NOTHING | {"buckets": 64}, NOTHING | {"max_distance": 9}], ids=str)
+def test_kernels_compile_without_what_is_optional(features: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is None in a launch is no argument of the compiled kernel."""
+    assert_fits("bf16", 90, 32, monkeypatch, first=True, features=features)
 
 
 @compiled_here
