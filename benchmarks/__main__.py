@@ -12,6 +12,7 @@ from rich.table import Table
 
 from benchmarks import (
     attention,
+    attention_gpu,
     codecs,
     delayed,
     dirichlet,
@@ -37,6 +38,7 @@ from streaming.files import write_text
 
 MEASUREMENTS: dict[str, Callable[[Options], Values]] = {
     "attention": attention.measure,
+    "attention_gpu": attention_gpu.measure,
     "codecs": codecs.measure,
     "delayed": delayed.measure,
     "dirichlet": dirichlet.measure,

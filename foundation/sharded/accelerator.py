@@ -3,8 +3,7 @@
 Everything but this module takes the device that it is given. What lies in main memory on either (counters,
 vocabularies, what the leader puts together) travels by gloo; what lies on a GPU travels by nccl.
 
-``cuda`` has not been run: there was no GPU to run it on. Shown without one: the planner's plan for GPUs, what Ray Train
-is asked for, and that too few GPUs are refused (docs/sharded.md).
+``cuda`` has run with one worker on one GPU; several have not (docs/sharded.md).
 """
 
 from collections.abc import Mapping

@@ -27,6 +27,8 @@ from streaming.workspace import Workspace
 
 HISTORY = "all"
 """Name of the foundation model's history in a batch."""
+BAGS = 64
+"""Into how many bags the rows asked of a table are cut: a GPU looks up bag by bag, the rows of one after the other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +84,7 @@ class WorkerBatch:
 
     Attributes:
         shards: L.
-        ids: for every table, rows by shard, each row once in a shard.
+        ids: for every table, rows by shard, each row once in a shard; cut into :data:`BAGS` that mean nothing.
         place_M: int64, for the shards' rows, shard after shard and there table after table, where each lies among
             rows that come table after table.
         evicted: for every table, rows that start again before anything is looked up; int64.
@@ -288,11 +290,16 @@ def _looked_up(
         ids=KeyedJaggedTensor(
             keys=tables,
             values=torch.from_numpy(np.concatenate([rows[table] for table in range(len(tables)) for rows in by_shard])),
-            lengths=torch.from_numpy(length_TL.reshape(-1).astype(np.int32)),
-            stride=len(shards),
+            lengths=torch.from_numpy(_bags(length_TL.sum(1)).reshape(-1)),
+            stride=BAGS,
         ),
         place_M=torch.from_numpy(np.concatenate(places)),
         evicted=evicted,
         dense_CF=torch.from_numpy(part.requests.dense),
         tokens=part.tokens,
     )
+
+
+def _bags(rows_T: np.ndarray) -> np.ndarray:
+    """Lengths of as equal bags as can be, int32 ``[T, BAGS]``."""
+    return np.diff(rows_T[:, None] * np.arange(BAGS + 1) // BAGS, axis=1).astype(np.int32)

@@ -59,7 +59,7 @@ def _add_queries(
     row, column = (begin + tl.arange(0, BLOCK_M))[None, :], column_N[:, None]
     scores_NM = dot(k_ND, tl.trans(q_MD), PRECISION) * scale
     scores_NM = add_biases(scores_NM, row, column, time_M[None, :], time_N[:, None], bounds, bias)
-    weights_NM, slopes_NM = silu(scores_NM)
+    weights_NM, slopes_NM = silu(scores_NM, q_MD.dtype)
     if MASKED:
         seen = sees(row, column, bounds)
         weights_NM = tl.where(seen, weights_NM, 0.0)
@@ -183,7 +183,7 @@ def _add_keys(
     row, column = row_M[:, None], (begin + tl.arange(0, BLOCK_N))[None, :]
     scores_MN = dot(q_MD, tl.trans(k_ND), PRECISION) * scale
     scores_MN = add_biases(scores_MN, row, column, time_M[:, None], time_N[None, :], bounds, bias)
-    _weights_MN, slopes_MN = silu(scores_MN)
+    _weights_MN, slopes_MN = silu(scores_MN, q_MD.dtype)
     if MASKED:
         slopes_MN = tl.where(sees(row, column, bounds), slopes_MN, 0.0)
     dscores_MN = dot(grad_MV, tl.trans(v_NV), PRECISION) * slopes_MN

@@ -21,6 +21,7 @@ from foundation.hstu.attention.triton_kernels.blocks import (
 )
 from foundation.hstu.attention.triton_kernels.scores import (
     add_biases,
+    bucket_range,
     dot,
     load_rows,
     load_times,
@@ -40,7 +41,7 @@ def _add_to(table_ptr, entry, values, where):
 
 @triton.jit
 def _by_distance(dscores_BB, row, column, bounds, table_ptr, positions, nearest, furthest, BLOCK: tl.constexpr):
-    """Adds a block to the table; what belongs to its two ends goes to ``nearest`` and ``furthest`` instead."""
+    """Adds a block to the table; what belongs to its two ends is returned, for the nearest and for the furthest."""
     history = bounds[0]
     last = positions - 1
     row_B, column_B = row + tl.arange(0, BLOCK), column + tl.arange(0, BLOCK)
@@ -168,15 +169,25 @@ def attention_backward_biases(
             scores_BB = add_biases(
                 scores_BB, row_B1, column_1B, row_time_B[:, None], column_time_B[None, :], bounds, bias
             )
-            _weights_BB, slopes_BB = silu(scores_BB)
+            _weights_BB, slopes_BB = silu(scores_BB, q_BD.dtype)
             dscores_BB = dot(grad_BV, tl.trans(v_BV), PRECISION) * slopes_BB
             dscores_BB = tl.where(sees(row_B1, column_1B, bounds), dscores_BB, 0.0)
             if position_parts_ptr is not None:
-                nearest, furthest = _by_distance(
-                    dscores_BB, row, column, bounds, position_parts_ptr, positions, nearest, furthest, BLOCK
-                )
+                last_column = tl.minimum(column + BLOCK - 1, history)
+                if tl.minimum(row, history) - last_column >= positions - 1:
+                    furthest += tl.sum(dscores_BB)
+                else:
+                    nearest, furthest = _by_distance(
+                        dscores_BB, row, column, bounds, position_parts_ptr, positions, nearest, furthest, BLOCK
+                    )
             if time_parts_ptr is not None:
-                total_K = _by_time(dscores_BB, row_time_B, column_time_B, bucket_starts_ptr, buckets, total_K, BLOCK_K)
+                first, last = bucket_range(row_time_B, column_time_B, bucket_starts_ptr, buckets)
+                if first == last:
+                    total_K += tl.where(tl.arange(0, BLOCK_K) == first, tl.sum(dscores_BB), 0.0)
+                else:
+                    total_K = _by_time(
+                        dscores_BB, row_time_B, column_time_B, bucket_starts_ptr, buckets, total_K, BLOCK_K
+                    )
 
     if position_parts_ptr is not None:
         one = tl.arange(0, 1)

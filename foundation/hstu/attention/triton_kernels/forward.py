@@ -53,7 +53,7 @@ def _add_block(
     row, column = row_M[:, None], (first + begin + tl.arange(0, BLOCK_N))[None, :]
     scores_MN = dot(q_MD, tl.trans(k_ND), PRECISION) * scale
     scores_MN = add_biases(scores_MN, row, column, time_M[:, None], time_N[None, :], bounds, bias)
-    weights_MN, _slopes_MN = silu(scores_MN)
+    weights_MN, _slopes_MN = silu(scores_MN, q_MD.dtype)
     if MASKED:
         weights_MN = tl.where(sees(row, column, bounds), weights_MN, 0.0)
     return out_MV + dot(weights_MN.to(v_NV.dtype), v_NV, PRECISION)

@@ -9,7 +9,11 @@ import triton
 import triton.language as tl
 
 from foundation.hstu.attention.semantics import BUCKET_STEP
+from foundation.hstu.attention.triton_kernels.interpreter import interpreted
 
+COMPILED = tl.constexpr(not interpreted())
+FEW = tl.constexpr(3)
+"""Buckets after a block's first one up to which comparing times is faster than looking buckets up."""
 SECOND = tl.constexpr(1e6)
 BUCKETS_PER_OCTAVE = tl.constexpr(0.6931471805599453 / BUCKET_STEP)
 
@@ -84,8 +88,9 @@ def bucket_range(row_time, column_time, bucket_starts_ptr, buckets):
 def add_biases(scores, row, column, row_time, column_time, bounds, bias):
     """Scores with both biases; a table that is None adds nothing. Rows and columns broadcast against each other.
 
-    Blocks far from the diagonal mostly lie in one entry of a table: they look it up once, not once a pair. The branches
-    also keep the compiler from prefetching whole blocks of looked-up values into shared memory.
+    Blocks far from the diagonal mostly lie in one entry of a table, or in a few of the one by time: they look those up
+    once, not once a pair. The branches also keep the compiler from prefetching whole blocks of looked-up values into
+    shared memory.
     """
     position_bias_ptr, positions, time_bias_ptr, bucket_starts_ptr, buckets = bias
     if position_bias_ptr is not None:
@@ -97,13 +102,31 @@ def add_biases(scores, row, column, row_time, column_time, bounds, bias):
         first, last = bucket_range(row_time, column_time, bucket_starts_ptr, buckets)
         if first == last:
             scores += tl.load(time_bias_ptr + first)
+        elif last - first <= FEW:
+            apart = tl.abs(row_time - column_time).to(tl.float32)
+            value = tl.load(time_bias_ptr + first)
+            for step in tl.static_range(1, FEW + 1):
+                bucket = tl.minimum(first + step, last)
+                begun = apart >= tl.load(bucket_starts_ptr + bucket)
+                value = tl.where(begun, tl.load(time_bias_ptr + bucket), value)
+            scores += value
         else:
             scores += tl.load(time_bias_ptr + to_bucket(tl.abs(row_time - column_time), bucket_starts_ptr, buckets))
     return scores
 
 
 @triton.jit
-def silu(scores):
-    """SiLU and its derivative."""
-    gate = tl.sigmoid(scores)
+def silu(scores, dtype: tl.constexpr):
+    """SiLU and its derivative, to the digits of what they are multiplied with.
+
+    The gate of bfloat16 is a hyperbolic tangent, one instruction of a GPU's special function unit that errs by less
+    than 2^-10; an exponential and a reciprocal are two, and there are too few such units for two.
+    """
+    if COMPILED and dtype == tl.bfloat16:
+        half = tl.inline_asm_elementwise(
+            "tanh.approx.f32 $0, $1;", "=f,f", [scores * 0.5], dtype=tl.float32, is_pure=True, pack=1
+        )
+        gate = 0.5 + 0.5 * half
+    else:
+        gate = tl.sigmoid(scores)
     return scores * gate, gate + scores * gate * (1.0 - gate)
