@@ -4,8 +4,8 @@ Every worker goes through the ids of the whole global batch, so that all admit t
 vocabularies stay equal without a word between them: eight bytes a token, read from the mapped engagement log. Tokens
 are built, and vectors looked up, for a worker's own shards only.
 
-Shape legend: B requests, U distinct items, N things to embed, F features of one kind, T tables, L logical shards of
-this worker, M rows that a shard looks up.
+Shape legend: B requests, U distinct items, N things to embed, F features of one kind, T tables, G bags, L logical
+shards of this worker, M rows that a shard looks up.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,8 +27,11 @@ from streaming.workspace import Workspace
 
 HISTORY = "all"
 """Name of the foundation model's history in a batch."""
-BAGS = 64
-"""Into how many bags the rows asked of a table are cut: a GPU looks up bag by bag, the rows of one after the other."""
+BAGS_OF_GPU = 64
+"""Into how many bags the rows asked of a table are cut for a GPU.
+
+It looks up the rows of one bag after the other, and all bags at once. CPUs gain nothing by it.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +87,7 @@ class WorkerBatch:
 
     Attributes:
         shards: L.
-        ids: for every table, rows by shard, each row once in a shard; cut into :data:`BAGS` that mean nothing.
+        ids: for every table, rows by shard, each row once in a shard; in bags that mean nothing.
         place_M: int64, for the shards' rows, shard after shard and there table after table, where each lies among
             rows that come table after table.
         evicted: for every table, rows that start again before anything is looked up; int64.
@@ -165,11 +168,16 @@ def _reader(reader: BatchReader, shards: int, mine: range) -> ShardReader:
 
 
 class Admission:
-    """Turns parts into worker batches: admits the ids of every global batch, in the order in which batches come."""
+    """Turns parts into worker batches: admits the ids of every global batch, in the order in which batches come.
 
-    def __init__(self, *, vocabulary: BatchVocabulary, reader: BatchReader) -> None:
+    Args:
+        bags: into which the rows asked of each table are cut; a bag a shard if not given.
+    """
+
+    def __init__(self, *, vocabulary: BatchVocabulary, reader: BatchReader, bags: int | None = None) -> None:
         self.vocabulary = vocabulary
         self.reader = reader
+        self.bags = bags
         self.kinds = kinds_of(vocabulary)
         self.tables = tables_of(vocabulary)
 
@@ -201,7 +209,7 @@ class Admission:
             }
             for items, members in zip(part.items, part.members, strict=True)
         ]
-        return _looked_up(part, things, list(self.tables), evicted)
+        return _looked_up(part, things, list(self.tables), evicted, self.bags)
 
 
 def rows_asked(workspace: Workspace, *, batch_size: int, history: int) -> dict[str, int]:
@@ -249,7 +257,11 @@ def _distinct(value_N: np.ndarray) -> np.ndarray:
 
 
 def _looked_up(
-    part: Part, things: list[dict[str, np.ndarray]], tables: list[str], evicted: dict[str, np.ndarray]
+    part: Part,
+    things: list[dict[str, np.ndarray]],
+    tables: list[str],
+    evicted: dict[str, np.ndarray],
+    equal_bags: int | None,
 ) -> WorkerBatch:
     """``things``: for each shard and kind, the slot of each thing's features, ``[N, F]``."""
     shards, by_shard = [], []
@@ -280,6 +292,7 @@ def _looked_up(
         by_shard.append(rows)
     length_TL = np.array([[len(rows[table]) for rows in by_shard] for table in range(len(tables))], dtype=np.int64)
     first_TL = (np.cumsum(length_TL.reshape(-1)) - length_TL.reshape(-1)).reshape(length_TL.shape)
+    length_TG = length_TL if equal_bags is None else _equal(length_TL.sum(1), equal_bags)
     places = [
         np.arange(length_TL[table, shard]) + first_TL[table, shard]
         for shard in range(len(shards))
@@ -290,8 +303,8 @@ def _looked_up(
         ids=KeyedJaggedTensor(
             keys=tables,
             values=torch.from_numpy(np.concatenate([rows[table] for table in range(len(tables)) for rows in by_shard])),
-            lengths=torch.from_numpy(_bags(length_TL.sum(1)).reshape(-1)),
-            stride=BAGS,
+            lengths=torch.from_numpy(length_TG.reshape(-1).astype(np.int32)),
+            stride=length_TG.shape[1],
         ),
         place_M=torch.from_numpy(np.concatenate(places)),
         evicted=evicted,
@@ -300,6 +313,6 @@ def _looked_up(
     )
 
 
-def _bags(rows_T: np.ndarray) -> np.ndarray:
-    """Lengths of as equal bags as can be, int32 ``[T, BAGS]``."""
-    return np.diff(rows_T[:, None] * np.arange(BAGS + 1) // BAGS, axis=1).astype(np.int32)
+def _equal(rows_T: np.ndarray, bags: int) -> np.ndarray:
+    """Lengths of as equal bags as can be, int64 ``[T, bags]``."""
+    return np.diff(rows_T[:, None] * np.arange(bags + 1) // bags, axis=1)

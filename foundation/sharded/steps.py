@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 from foundation.model import FoundationModel
 from foundation.publish import Publisher
 from foundation.sharded.accelerator import moved
-from foundation.sharded.batch import Admission, Part, ShardReader, WorkerBatch, rows_asked
+from foundation.sharded.batch import BAGS_OF_GPU, Admission, Part, ShardReader, WorkerBatch, rows_asked
 from foundation.sharded.config import Sharding
 from foundation.sharded.dense import Reduction, reduction_of
 from foundation.sharded.group import Group, in_order
@@ -93,7 +93,8 @@ class ShardedLearner(FoundationLearner):
                 "exp_avg_sq": torch.zeros_like(weight),
             }
         reader = workspace.reader({"all": (workspace.engagements, config.model.history)})
-        self.admission = Admission(vocabulary=self.model.vocabulary, reader=reader)
+        bags = BAGS_OF_GPU if group.device.type == "cuda" else None
+        self.admission = Admission(vocabulary=self.model.vocabulary, reader=reader, bags=bags)
         self.tables = ShardedTables(
             self.admission.tables,
             width=config.model.width,

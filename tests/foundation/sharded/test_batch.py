@@ -22,9 +22,9 @@ def reader(workspace: Workspace) -> BatchReader:
     return workspace.reader({"all": (workspace.engagements, HISTORY)})
 
 
-def admission_of(reader: BatchReader, workspace: Workspace, rows: int) -> Admission:
+def admission_of(reader: BatchReader, workspace: Workspace, rows: int, bags: int | None = None) -> Admission:
     vocabulary = BatchVocabulary.Config(default=rows).build(workspace.inputs).train()
-    return Admission(vocabulary=vocabulary, reader=reader)
+    return Admission(vocabulary=vocabulary, reader=reader, bags=bags)
 
 
 def shards_of(reader: BatchReader, count: int, mine: range) -> ShardReader:
@@ -112,3 +112,12 @@ def test_what_is_asked_of_each_table_is_what_the_first_window_names(workspace: W
         code_N = code_N[sorted(candidates)] if kind == "items" else code_N
         assert count == len(code_N.unique())
         assert few[table] == min(count, HISTORY if kind == "items" else 1)
+
+
+def test_bags_cut_the_rows_of_every_table_and_change_nothing_else(workspace: Workspace, reader: BatchReader) -> None:
+    part = shards_of(reader, 3, range(3)).part(workspace.requests(2))
+    by_shard, cut = admission_of(reader, workspace, 128)(part), admission_of(reader, workspace, 128, bags=4)(part)
+    assert (by_shard.ids.stride(), cut.ids.stride()) == (3, 4)
+    assert cut.ids.values().equal(by_shard.ids.values()) and cut.place_M.equal(by_shard.place_M)
+    rows = cut.ids.lengths().view(-1, 4)
+    assert rows.sum(1).equal(by_shard.ids.lengths().view(-1, 3).sum(1)) and (rows.amax(1) - rows.amin(1)).max() <= 1
