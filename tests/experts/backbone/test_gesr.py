@@ -59,7 +59,8 @@ def test_hard_matching_reads_logarithms_of_counts(gesr, embedder, reader, reques
     counts = match_counts(past)
     assert counts.max() > 1
     with torch.no_grad():
-        assert gesr.hard(past).equal(gesr.hard.layers((1 + counts.float()).log()))
+        # Logarithms of one library differ in the last bit between machines, by how many are taken at once.
+        torch.testing.assert_close(gesr.hard(past), gesr.hard.layers((1 + counts.float()).log()), rtol=1e-5, atol=1e-6)
 
 
 def test_cross_attention_is_two_softmaxes(gesr, embedder, reader, requests) -> None:
