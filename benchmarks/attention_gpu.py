@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.attention import with_gradient, without_gradient
 from benchmarks.options import Options, Values
 from benchmarks.timing import in_turn, ratios, spread
 from foundation.hstu.attention import triton_backend
@@ -63,15 +64,15 @@ def long_sequences() -> Values:
             return F.scaled_dot_product_attention(*softmax, is_causal=True)
 
     forward = timed(
-        ours=forward_of(hstu),
-        biased=forward_of(biased),
-        softmax=forward_of(fused_softmax),
+        ours=without_gradient(hstu),
+        biased=without_gradient(biased),
+        softmax=without_gradient(fused_softmax),
         peak=product(torch.bfloat16),
     )
     both = timed(
-        ours=both_of(hstu, given),
-        biased=both_of(biased, [*given, *tables]),
-        softmax=both_of(fused_softmax, softmax),
+        ours=with_gradient(hstu, given),
+        biased=with_gradient(biased, [*given, *tables]),
+        softmax=with_gradient(fused_softmax, softmax),
     )
     peak = [2 * PEAK**3 / seconds for seconds in forward["peak"]]
     work = SEQUENCES * LENGTH * LENGTH * WIDTH * HEADS  # of one product of blocks, half of it masked
@@ -118,7 +119,11 @@ def ragged_batch() -> Values:
         return hstu_attention(*given, offsets, max_seq_len=LONGEST, backend="triton")
 
     torch.testing.assert_close(padded(), ours(), rtol=2e-2, atol=2e-3)
-    seconds = timed(padded=both_of(padded, given), softmax=both_of(padded_softmax, given), ours=both_of(ours, given))
+    seconds = timed(
+        padded=with_gradient(padded, given),
+        softmax=with_gradient(padded_softmax, given),
+        ours=with_gradient(ours, given),
+    )
     return {
         **ratios("gpu_ragged_vs_padded", seconds["padded"], seconds["ours"]),
         **ratios("gpu_ragged_vs_padded_flash", seconds["softmax"], seconds["ours"]),
@@ -135,7 +140,7 @@ def single_precision() -> Values:
         def hstu() -> Tensor:
             return hstu_attention(*given, offsets, max_seq_len=LENGTH, backend="triton")
 
-        both = both_of(hstu, given)
+        both = with_gradient(hstu, given)
 
         def under() -> None:
             before = torch.get_float32_matmul_precision()
@@ -200,17 +205,3 @@ def timed(**contestants: Callable[[], Any]) -> dict[str, list[float]]:
 
     seconds = in_turn(ROUNDS, **{name: launched(run) for name, run in contestants.items()})
     return {name: [each / LAUNCHES for each in found] for name, found in seconds.items()}
-
-
-def forward_of(run: Callable[[], Tensor]) -> Callable[[], Any]:
-    return torch.no_grad()(run)
-
-
-def both_of(run: Callable[[], Tensor], given: list[Tensor]) -> Callable[[], Any]:
-    """Forward, then backward of a weighted sum."""
-    weights = torch.randn_like(run())
-
-    def both() -> tuple[Tensor, ...]:
-        return torch.autograd.grad(run(), given, weights)
-
-    return both
