@@ -105,7 +105,7 @@ def _train(
         return
     learner = SurfaceLearner(
         config=config.expert,
-        surface=surface,
+        surfaces=[surface],
         workspace=workspace,
         log=log,
         pin=Pin(expert=surface, lineage=config.foundation.publisher.lineage),

@@ -49,7 +49,7 @@ def _train(
     for surface in surfaces:
         learner = SurfaceLearner(
             config=expert,
-            surface=surface,
+            surfaces=[surface],
             workspace=job.workspace,
             log=log,
             pin=Pin(expert=surface, lineage=job.publisher.config.lineage),

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import pydantic
 
@@ -146,6 +146,16 @@ class ArmsConfig(BaseConfig):
             raise ValueError("an arm runs once: drop the repeated name. Example: [control, tae]")
         return arms
 
+    @pydantic.field_validator("model")
+    @classmethod
+    def _sharing_follows(cls, model: ExpertModel.Config) -> ExpertModel.Config:
+        if model.shared:
+            raise ValueError(
+                "model.shared follows from the surfaces that an expert is of. Leave it out, and name them in the "
+                "platform file: expert_groups: {mailers: [mailer_front, mailer_back_wrap]}"
+            )
+        return model
+
     def models(
         self, *, inputs: Inputs, widths: Mapping[str, int], tower: TowerShape | None = None
     ) -> dict[str, ExpertModel.Config]:
@@ -172,6 +182,10 @@ class ArmsConfig(BaseConfig):
             chosen[CONTROL_MATCHED] = widened(matched, to=max(sizes), inputs=inputs, embedding=widths["penultimate"])
         _refuse_misled(chosen, inputs.plan)
         return {name: chosen[name] for name in self.arms}
+
+    def of_several(self, shared: bool) -> Self:
+        """The same arms of an expert that several surfaces share, or not."""
+        return self.model_copy(update={"model": self.model.model_copy(update={"shared": shared})})
 
     def representations(self) -> list[str]:
         """What the arms read, sorted; ``penultimate`` also where they read none."""

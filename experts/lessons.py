@@ -59,17 +59,17 @@ class Lessons:
     """What every step of a window trains on.
 
     Args:
-        workspace: the data set; surface: index of the surface.
+        workspace: the data set; surfaces: indices of the surfaces whose candidates are trained on.
         teacher: what reads the log.
         replay: which earlier windows come again.
         size: requests of the window's own in a step.
     """
 
     def __init__(
-        self, *, workspace: Workspace, surface: int, teacher: TeacherReader, replay: Replay, size: int
+        self, *, workspace: Workspace, surfaces: Sequence[int], teacher: TeacherReader, replay: Replay, size: int
     ) -> None:
         self.workspace = workspace
-        self.surface = surface
+        self.surfaces = surfaces
         self.teacher = teacher
         self.replay = replay
         self.size = size
@@ -77,7 +77,7 @@ class Lessons:
     def of(self, window: Window) -> Iterator[Taught]:
         """A part a step. Of what it holds only those labels are known that became so in the window they are taught in.
 
-        Nothing where the window teaches nothing of the surface.
+        Nothing where the window teaches nothing of the surfaces.
         """
         new = [self._taught(made, learned) for made, learned in self.workspace.learned_in(window)]
         steps = sum(-(-len(part.requests) // self.size) for part in new)
@@ -92,7 +92,7 @@ class Lessons:
             yield self._taught(made, learned)
 
     def _taught(self, made: int, learned: Requests) -> Taught:
-        requests = learned.on_surface(self.surface)
+        requests = learned.on_surface(*self.surfaces)
         features = self.teacher.read(made, requests).features
         labels = self.teacher.labels(made, requests, features)
         return Taught(requests=requests, features=features, labels=labels)

@@ -1,4 +1,4 @@
-"""An expert: a light model of one surface, with or without what the foundation model passes on.
+"""An expert: a light model of one surface or a few, with or without what the foundation model passes on.
 
 Shape legend: B requests, C candidates, U distinct items, D width, R width of the foundation embedding, H width of the
 backbone's output, T tasks, K cohorts.
@@ -24,7 +24,7 @@ from foundation.hstu.embedding import MULTIPLE, FeatureEmbedding
 from foundation.hstu.numbers import NumberEncoding
 from foundation.hstu.tower import Tower, TowerShape
 from foundation.hstu.vocabulary import BatchSlots, BatchVocabulary
-from hypercast.training.random import initialise_
+from hypercast.training.random import initialise_, normal_start
 from streaming.batch import RequestBatch
 from streaming.config import Config as BaseConfig
 from streaming.inputs import Inputs
@@ -61,7 +61,8 @@ class ExpertModel(nn.Module):
         """Attributes:
 
         width: D of embeddings and attention, a multiple of 4.
-        history: engagements of the expert's own surface that it attends to.
+        shared: whether it is of several surfaces: it then reads which of them a candidate is of.
+        history: engagements that it attends to: of its own surface, or of all where it is shared.
         cross_history: engagements of all surfaces that it also attends to; 0 for none.
         fusion: how the foundation embedding enters; None for not at all.
         representation: which of the teacher's vectors that embedding is.
@@ -75,6 +76,7 @@ class ExpertModel(nn.Module):
         """
 
         width: int = pydantic.Field(default=16, ge=MULTIPLE, multiple_of=MULTIPLE)
+        shared: bool = False
         history: int = 16
         cross_history: int = 0
         fusion: Fusion.Config | None = None
@@ -104,6 +106,9 @@ class ExpertModel(nn.Module):
         self.tasks = tasks
         self.delayed = DelayedHeads(inputs.plan)
         self.table = FeatureEmbedding.of(vocabulary, width=width)
+        self.surface = nn.Embedding(len(inputs.surfaces), width) if config.shared else None
+        if self.surface is not None:
+            normal_start(self.surface.weight, 0.02)
         self.attention = TargetAttention(length=config.history, **attention)
         self.numbers = NumberEncoding(len(inputs.dense))
         fields = {CANDIDATE: width, CONTEXT: width, "dense": self.numbers.width, "surface": width}
@@ -138,10 +143,13 @@ class ExpertModel(nn.Module):
         item_UD, user_BD, request_BD = self.table(slots).split(slots.counts)
         context_BD = user_BD + request_BD
         candidate_CD = item_UD[batch.item_C]
+        context_CD = context_BD[batch.owner_C]
+        if self.surface is not None:
+            context_CD = context_CD + self.surface(batch.surface_C)
         place = (batch.owner_C, batch.time_B)
         fields = {
             CANDIDATE: candidate_CD,
-            CONTEXT: context_BD[batch.owner_C],
+            CONTEXT: context_CD,
             "dense": self.numbers(batch.dense_CF),
             "surface": self.attention(candidate_CD, item_UD, batch.history["surface"], *place),
         }

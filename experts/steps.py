@@ -1,7 +1,7 @@
-"""What the train loop calls to train all arms of one surface's expert, side by side on the same batches."""
+"""What the train loop calls to train all arms of an expert side by side, on the same batches."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -22,9 +22,9 @@ from experts.lessons import Lessons, Taught
 from experts.member import Member
 from experts.model import TOWER_INPUT, ExpertModel
 from experts.past import PastEmbeddings
+from experts.predicted import Predicted
 from experts.surface_cohorts import SurfaceCohorts, joined
 from experts.teacher import TeacherLabels, TeacherReader
-from foundation.hstu.delayed import DelayedHeads
 from foundation.hstu.optimiser import ModelOptimiser
 from foundation.hstu.tower import TowerShape
 from foundation.hstu.vocabulary import BatchVocabulary
@@ -39,21 +39,22 @@ from streaming.errors import ConfigError
 from streaming.labels.rate_columns import LabelRateColumns
 from streaming.requests import Requests
 from streaming.workspace import Workspace
-from transfer import cohort, predictions
-from transfer.gain import FM_HEAD
-from transfer.predictions import Column, prediction_table
 
 EVER = np.iinfo(np.int64).min
 """Microseconds: before every time."""
 
 
 class SurfaceLearner:
-    """All arms and seeds of one surface. Arms share data order and, parameter by parameter, initial values."""
+    """All arms and seeds of one surface's expert, or of one that several surfaces share.
+
+    Arms share data order and, parameter by parameter, initial values. An expert that is shared learns from every
+    candidate of its surfaces and is judged on each surface by itself.
+    """
 
     class Config(ArmsConfig):
         """Beside what the arms are (:class:`experts.arms.ArmsConfig`), how they learn. Attributes:
 
-        batch_size: requests of the surface in a training step.
+        batch_size: requests with candidates of the expert's surfaces in a training step.
         replay: which earlier windows every arm trains on again beside each new one; every step of the new one then has
             an equal share of each of them.
         label_rates: what label rates every arm reads beside the dense features; None for none.
@@ -87,7 +88,7 @@ class SurfaceLearner:
         self,
         *,
         config: Config,
-        surface: str,
+        surfaces: Sequence[str],
         workspace: Workspace,
         log: TaeLog,
         pin: Pin,
@@ -98,22 +99,23 @@ class SurfaceLearner:
         tower: TowerShape | None = None,
         registry: Registry | None = None,
     ) -> None:
-        """``embedding``: width of the teacher's ``penultimate``; ``encoding``: of its ``sequence`` and ``user``, which
-        no arm can read without it; ``tower`` and ``registry``: shape of its tower and where its snapshots are, without
-        which no arm can start from them.
+        """``surfaces``: names, at least one; ``embedding``: width of the teacher's ``penultimate``; ``encoding``: of
+        its ``sequence`` and ``user``, which no arm can read without it; ``tower`` and ``registry``: shape of its tower
+        and where its snapshots are, without which no arm can start from them.
         """
         self.config = config
-        self.surface = surface
         workspace = workspace.with_label_rates(config.label_rates)
-        self.index = workspace.inputs.surfaces.index(surface)
+        self.surfaces = {surface: workspace.inputs.surfaces.index(surface) for surface in surfaces}
         self.workspace = workspace
         self.log = log
         self.pin = pin
         self.run = run
         self.seeds = seeds
+        indices, everything = tuple(self.surfaces.values()), workspace.engagements
+        shared = len(indices) > 1
         histories = {
-            "surface": (workspace.engagements.only(self.index), config.model.history),
-            "all": (workspace.engagements, config.cross_history),
+            "surface": (everything if shared else everything.only(*indices), config.model.history),
+            "all": (everything, config.cross_history),
         }
         self.reader = workspace.reader(histories)
         self.vocabulary = config.vocabulary.build(workspace.inputs)
@@ -123,7 +125,9 @@ class SurfaceLearner:
         if tower is not None and registry is not None:
             self.widths[TOWER_INPUT] = tower.inputs
         self.registry = registry
-        arms = config.models(inputs=workspace.inputs, widths=self.widths, tower=tower if registry is not None else None)
+        arms = config.of_several(shared).models(
+            inputs=workspace.inputs, widths=self.widths, tower=tower if registry is not None else None
+        )
         if unknown := set(config.representations()) - self.widths.keys():
             raise ConfigError(
                 f"arms {config.arms} read {sorted(unknown)}, whose width is not known. Give the foundation model's: "
@@ -138,13 +142,13 @@ class SurfaceLearner:
             delay=config.teacher_delay_windows,
             label_delay=config.delays[-1],
         )
-        self.replay = config.replay.build(seed=seeds[0], name=surface)
+        self.replay = config.replay.build(seed=seeds[0], name="+".join(surfaces))
         self.lessons = Lessons(
-            workspace=workspace, surface=self.index, teacher=self.teacher, replay=self.replay, size=config.batch_size
+            workspace=workspace, surfaces=indices, teacher=self.teacher, replay=self.replay, size=config.batch_size
         )
         self.cohorts = None
         if any(arm.cohorts is not None for arm in arms.values()):
-            self.cohorts = SurfaceCohorts(config=config.cohorts, workspace=workspace, surface=self.index)
+            self.cohorts = SurfaceCohorts(config=config.cohorts, workspace=workspace, surfaces=indices)
         self.members = {
             (arm, seed): self._member(arm_config, seed) for seed in seeds for arm, arm_config in arms.items()
         }
@@ -161,7 +165,7 @@ class SurfaceLearner:
         if self.registry is not None and window.index >= self.config.finetune_window:
             start = Start(registry=self.registry, pin=self.pin, dataset=self.workspace.dataset)
             start.give(self.members.values(), window, delay=self.config.teacher_delay_windows)
-        requests = self.workspace.requests(window.index).on_surface(self.index)
+        requests = self.workspace.requests(window.index).on_surface(*self.surfaces.values())
         taught = self.workspace.taught(requests, window)
         told = self.teacher.read(window.index, requests)
         said: dict[tuple[str, int], list[Tensor]] = {member: [] for member in self.members}
@@ -175,19 +179,10 @@ class SurfaceLearner:
                 if self.cohorts is not None:
                     in_cohorts.append(self.cohorts.members(batch.requests))
             self._predict_late(window)
-        columns: dict[Column, np.ndarray] = {}
-        tasks, heads = [task.name for task in self.workspace.plan.tasks], DelayedHeads(self.workspace.plan)
-        asked = self.workspace.asked(requests, now=window.start)
-        none = torch.zeros(0, len(self.workspace.inputs.tasks))
-        read = {key: heads.probability(torch.cat([none, *parts]), asked).numpy() for key, parts in said.items()}
-        fm_CT = heads.probability(told.features.logit_CT.sigmoid(), asked).numpy()
-        for index, task in enumerate(tasks):
-            columns |= {Column(task, arm, seed): values[:, index] for (arm, seed), values in read.items()}
-            columns[Column(task, FM_HEAD, 0)] = fm_CT[:, index]
-        table = prediction_table(self.workspace.outcomes(requests), columns, tasks=tasks)
-        predictions.write(self.run, surface=self.surface, window=window.index, table=table)
-        if named := joined(in_cohorts):
-            cohort.write(self.run, surface=self.surface, window=window.index, members=named)
+        predicted = Predicted(
+            requests=requests, said=said, teacher_CH=told.features.logit_CT.sigmoid(), cohorts=joined(in_cohorts)
+        )
+        predicted.write(self.run, workspace=self.workspace, window=window, surfaces=self.surfaces)
         rows = max(len(requests.item), 1)
         noted = {f"coverage/{status.lower()}": count / rows for status, count in told.counts.items()}
         if told.age_hours is not None:
@@ -195,7 +190,7 @@ class SurfaceLearner:
         return noted | self.vocabulary.collision_rates(self.reader, requests)
 
     def batches(self, window: Window) -> Iterator[ExpertBatch]:
-        """The surface's requests whose labels became known in the window, in time order, and what is replayed."""
+        """The expert's requests whose labels became known in the window, in time order, and what is replayed."""
         self.vocabulary.train()
         for batch in self._batches(self.lessons.of(window), since=EVER, before=window.end):
             cohorts = self.cohorts.labels(batch.requests, window.index) if self.cohorts is not None else None
@@ -220,7 +215,7 @@ class SurfaceLearner:
     def flops(self, window: Window) -> dict[str, float]:
         """Floating-point operations of every arm for one candidate, on the window's first batch; empty without one."""
         self.vocabulary.eval()
-        requests = self.workspace.requests(window.index).on_surface(self.index)
+        requests = self.workspace.requests(window.index).on_surface(*self.surfaces.values())
         features = self.teacher.read(window.index, requests).features
         parts = self._untaught(requests, features).slices(self.config.batch_size)
         batch = next(self._batches(parts), None)
@@ -268,7 +263,7 @@ class SurfaceLearner:
         for made, learned in self.workspace.became_known_in(window) if calibrated else ():
             if made == window.index:
                 continue
-            requests = learned.on_surface(self.index)
+            requests = learned.on_surface(*self.surfaces.values())
             features = self.teacher.read(made, requests).features
             size = 4 * self.config.batch_size
             parts = self._untaught(requests, features).slices(size)

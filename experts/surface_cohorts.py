@@ -1,6 +1,6 @@
-"""The cohorts of one surface: which there are, what trains on them, and which rows of its predictions are in them."""
+"""The cohorts of an expert's surfaces: which there are, what trains on them, which rows of predictions are in them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,13 @@ from streaming.workspace import Workspace
 
 
 class SurfaceCohorts:
-    """Finds a surface's cohorts as its windows pass, and then keeps them; see :class:`experts.cohort.CohortTasks`."""
+    """Finds cohorts as windows pass, and then keeps them; see :class:`experts.cohort.CohortTasks`."""
 
-    def __init__(self, *, config: CohortTasks.Config, workspace: Workspace, surface: int) -> None:
-        """``surface``: its index."""
+    def __init__(self, *, config: CohortTasks.Config, workspace: Workspace, surfaces: Sequence[int]) -> None:
+        """``surfaces``: their indices."""
         self.tasks = config.build(tasks=len(workspace.inputs.tasks))
         self.workspace = workspace
-        self.surface = surface
+        self.surfaces = surfaces
         self.reader: BatchReader = workspace.reader({})
         self._names: dict[str, Cohort] = {}
 
@@ -33,7 +33,7 @@ class SurfaceCohorts:
         """Count what became known in ``window``, ``size`` requests at a time, once everything has trained on it."""
         if not self.tasks.chosen:
             for _, learned in self.workspace.became_known_in(window):
-                requests = learned.on_surface(self.surface)
+                requests = learned.on_surface(*self.surfaces)
                 for batch in self.reader.batches(requests, size=size, since=window.start, before=window.end):
                     self.tasks.observe(batch, window=window.index)
         self.tasks.close(window.index)

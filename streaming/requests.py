@@ -83,9 +83,9 @@ class Requests:
         """Index of each candidate's request, int64 ``[C]``."""
         return np.repeat(np.arange(len(self)), np.diff(self.offsets))
 
-    def on_surface(self, surface: int) -> "Requests":
-        """The candidates of one surface, and the requests that have any."""
-        keep = np.flatnonzero(self.surface == surface)
+    def on_surface(self, *surfaces: int) -> "Requests":
+        """The candidates of one surface, or of any of several, and the requests that have any."""
+        keep = np.flatnonzero(np.isin(self.surface, surfaces))
         count = np.bincount(self.owner[keep], minlength=len(self))
         return self._of_candidates(keep, count).take(np.flatnonzero(count))
 

@@ -1,5 +1,6 @@
 """What a platform is: a data set, a foundation model, experts, and how to run them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -8,6 +9,7 @@ import pydantic
 from experts.steps import SurfaceLearner
 from foundation.publish import REPRESENTATIONS, Publisher
 from foundation.steps import FoundationLearner
+from hypercast.pins import NAME
 from hypercast.runtime.engine import Resources
 from hypercast.runtime.ray_engine import RayEngine
 from hypercast.serving.config import ServingConfig
@@ -15,6 +17,7 @@ from hypercast.store.online import OnlineStore
 from hypercast.store.tae_log import TaeLog
 from streaming.config import Config
 from streaming.dataset import Dataset
+from streaming.errors import ConfigError
 from streaming.importers.complete_journey import CompleteJourney
 from streaming.labels.attribution import DAY
 from streaming.labels.delays import DelayCurves
@@ -52,6 +55,9 @@ class PlatformConfig(Config):
         engine: ``local`` runs jobs one after the other in this process, ``ray`` in actors side by side.
         ray: how ``engine: ray`` uses Ray (docs/scale.md).
         expert_jobs: over how many jobs the surfaces' experts are spread; all arms of a surface share one.
+        expert_groups: by a name of one's own, surfaces that share one expert: it learns from the candidates of all of
+            them and is judged, exported and served on each. Every other surface has an expert of its own. Example:
+            ``{mailers: [mailer_front, mailer_back_wrap]}``.
         resources: what the foundation model's job, and each of the experts', is promised by a cluster.
         lookahead: how many windows the foundation model may be ahead of the slowest expert. So many it has published
             and trained on before it waits, and so much work is under way at most.
@@ -81,6 +87,7 @@ class PlatformConfig(Config):
     engine: Literal["local", "ray"] = "local"
     ray: RayEngine.Config = RayEngine.Config()
     expert_jobs: int = pydantic.Field(default=1, ge=1)
+    expert_groups: dict[str, Annotated[list[str], pydantic.Field(min_length=2)]] = {}
     resources: JobResources = JobResources()
     lookahead: int = pydantic.Field(default=2, ge=0)
     threads: int = pydantic.Field(default=1, ge=1)
@@ -152,6 +159,44 @@ class PlatformConfig(Config):
         if self.stream is not None and self.expert.replay.windows:
             raise ValueError("stream: every event of a stream is trained on once. Give expert: {replay: {windows: 0}}")
         return self
+
+    @pydantic.model_validator(mode="after")
+    def _groups_are_apart(self) -> "PlatformConfig":
+        grouped = [surface for group in self.expert_groups.values() for surface in group]
+        if twice := sorted({surface for surface in grouped if grouped.count(surface) > 1}):
+            raise ValueError(f"expert_groups: {twice} are named twice, and a surface has one expert. Name them once")
+        if self.expert_groups and self.stream is not None:
+            raise ValueError(
+                "expert_groups: what each trainer of a stream was given is checked surface by surface. Leave them out"
+            )
+        for name in self.expert_groups:
+            if not NAME.fullmatch(name):
+                raise ValueError(
+                    f"expert_groups: {name!r} names a folder: allowed is a letter followed by at most 63 letters, "
+                    "digits, '_' or '-'. Example: mailers"
+                )
+        return self
+
+    def experts_of(self, surfaces: Sequence[str]) -> dict[str, list[str]]:
+        """Which surfaces each expert is of, by its name, which is its surface's or its group's.
+
+        Args:
+            surfaces: of the data set.
+
+        Raises:
+            ConfigError: a group has a surface's name, or a surface that the data set has not.
+        """
+        allowed = f"The data set has {', '.join(surfaces)}"
+        for name, group in self.expert_groups.items():
+            if name in surfaces:
+                raise ConfigError(f"expert_groups: {name!r} is a surface. Give the group a name of its own.")
+            if unknown := sorted(set(group) - set(surfaces)):
+                raise ConfigError(f"expert_groups.{name}: there is no surface {', '.join(unknown)}. {allowed}.")
+        of_surface = {surface: name for name, group in self.expert_groups.items() for surface in group}
+        experts: dict[str, list[str]] = {}
+        for surface in surfaces:
+            experts.setdefault(of_surface.get(surface, surface), []).append(surface)
+        return experts
 
     def workspace(self, dataset: Dataset) -> Workspace:
         """``dataset``, learned and read as ``labels`` says."""

@@ -8,6 +8,7 @@ from experts.steps import SurfaceLearner
 from foundation.publish import Publisher
 from foundation.steps import FoundationLearner
 from hypercast import pins
+from hypercast.errors import RegistryError
 from hypercast.pins import Pin
 from hypercast.registry import Registry
 from hypercast.runtime.config import PlatformConfig
@@ -79,7 +80,7 @@ class FoundationJob:
 
 
 class ExpertJob:
-    """All arms of some surfaces' experts."""
+    """All arms of some surfaces' experts; ``surfaces`` holds a group of them that share one whole, or not at all."""
 
     def __init__(self, config: PlatformConfig, run: Path, surfaces: list[str]) -> None:
         torch.set_num_threads(config.threads)
@@ -88,34 +89,38 @@ class ExpertJob:
         self.workspace = workspace_of(config, run).with_label_rates(config.expert.label_rates)
         registry = Registry(run / "registry")
         log = learned_log(config, run)
+        experts = config.experts_of(self.workspace.inputs.surfaces)
         self.learners = {
-            surface: self._learner(config, run, surface, log=log, registry=registry) for surface in surfaces
+            name: self._learner(config, run, group, log=log, registry=registry)
+            for name, group in experts.items()
+            if set(group) <= set(surfaces)
         }
         self.trainers = {
-            surface: ContinualTrainer(
+            name: ContinualTrainer(
                 config=config.expert.trainer,
                 learner=learner,
-                checkpoints=run / "checkpoints" / "experts" / surface,
-                keep=keeper(run, surface, self.workspace, surface=self.workspace.inputs.surfaces.index(surface)),
+                checkpoints=run / "checkpoints" / "experts" / name,
+                keep=keeper(run, name, self.workspace, surface=next(iter(learner.surfaces.values()))),
             )
-            for surface, learner in self.learners.items()
+            for name, learner in self.learners.items()
         }
 
     def run_window(self, window: int, published: None) -> dict[str, dict[str, float]]:
-        """Predict the window with every arm, then train on it; returns metrics by surface.
+        """Predict the window with every arm, then train on it; returns metrics by surface, their expert's.
 
         ``published`` is what :meth:`FoundationJob.publish` returned: waiting for it is what orders the two jobs.
         """
         current = self.workspace.dataset.window(window)
-        return {surface: trainer.run_window(current) for surface, trainer in self.trainers.items()}
+        metrics = {name: trainer.run_window(current) for name, trainer in self.trainers.items()}
+        return {surface: metrics[name] for name, learner in self.learners.items() for surface in learner.surfaces}
 
     def export(self, folder: Path) -> dict[str, Path]:
         """Write every expert to ``folder/SURFACE/window=N/ARM``, N being the last it learned; folders by surface."""
-        exported = {
-            surface: folder / surface / f"window={trainer.cursor:05d}" for surface, trainer in self.trainers.items()
-        }
-        for surface, learner in self.learners.items():
-            learner.export(exported[surface])
+        exported: dict[str, Path] = {}
+        for name, learner in self.learners.items():
+            for surface in learner.surfaces:
+                exported[surface] = folder / surface / f"window={self.trainers[name].cursor:05d}"
+                learner.export(exported[surface])
         return exported
 
     def flops(self, window: int) -> dict[str, float]:
@@ -125,14 +130,21 @@ class ExpertJob:
         return next((flops for flops in counted if flops), {})
 
     def _learner(
-        self, config: PlatformConfig, run: Path, surface: str, *, log: TaeLog, registry: Registry
+        self, config: PlatformConfig, run: Path, surfaces: list[str], *, log: TaeLog, registry: Registry
     ) -> SurfaceLearner:
+        ties = [_pin(registry, surface, lineage=config.foundation.publisher.lineage) for surface in surfaces]
+        if len({pin.target for pin in ties}) > 1:
+            found = ", ".join(f"{pin.expert} to {pin.target}" for pin in ties)
+            raise RegistryError(
+                f"{registry.root}: surfaces that share an expert are pinned apart: {found}. Pin them alike: hypercast "
+                f"expert pin {ties[0].expert} --version N, or undo it: hypercast expert rollback {ties[0].expert}."
+            )
         return SurfaceLearner(
             config=config.expert,
-            surface=surface,
+            surfaces=surfaces,
             workspace=self.workspace,
             log=log,
-            pin=_pin(registry, surface, lineage=config.foundation.publisher.lineage),
+            pin=ties[0],
             embedding=config.foundation.model.representation,
             encoding=config.foundation.model.width,
             tower=config.foundation.model.tower_shape(self.workspace.with_label_rates(None).inputs),

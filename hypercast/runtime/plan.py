@@ -11,14 +11,18 @@ PATIENCE = 5.0
 
 
 def jobs(config: PlatformConfig, *, run: Path, surfaces: list[str]) -> list[Job]:
-    """The foundation model's job, and then the experts'. All arms of a surface share one job, and so its batches.
+    """The foundation model's job, and then the experts'. All arms of an expert share one job, and so its batches.
 
     Args:
         run: folder of the run.
-        surfaces: of the data set, dealt out to ``expert_jobs`` jobs like cards.
+        surfaces: of the data set; their experts are dealt out to ``expert_jobs`` jobs like cards.
+
+    Raises:
+        ConfigError: see :meth:`PlatformConfig.experts_of`.
     """
-    count = min(config.expert_jobs, len(surfaces))
-    dealt = [surfaces[number::count] for number in range(count)]
+    experts = list(config.experts_of(surfaces).values())
+    count = min(config.expert_jobs, len(experts))
+    dealt = [[surface for expert in experts[number::count] for surface in expert] for number in range(count)]
     return [_foundation(config, run), *(_experts(config, run, number, hand) for number, hand in enumerate(dealt))]
 
 

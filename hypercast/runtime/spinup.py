@@ -157,7 +157,7 @@ class SpinUp:
     def _learner(self, version: Version) -> SurfaceLearner:
         return SurfaceLearner(
             config=self.expert.learner,
-            surface=self.expert.surface,
+            surfaces=[self.expert.surface],
             workspace=self.workspace,
             log=self.log,
             pin=self.pin,

@@ -73,11 +73,15 @@ def learner(
     log: TaeLog,
     embedding: int,
 ) -> Callable[..., SurfaceLearner]:
-    """Makes a learner of ``surface_1``; ``settings`` are of its configuration, the same ``run`` is the same folder."""
+    """Makes a learner, of ``surface_1`` if not told otherwise.
+
+    ``settings`` are of its configuration; the same ``run`` is the same folder.
+    """
 
     def make(
         run: str = "run",
         *,
+        surfaces: Sequence[str] = (SURFACE,),
         on: Workspace = workspace,
         log: TaeLog = log,
         arms: Sequence[ArmName] = ARMS,
@@ -92,7 +96,7 @@ def learner(
             config=SurfaceLearner.Config(
                 arms=list(arms), **{**usual, "batch_size": 16, "cross_history": 9, **settings}
             ),
-            surface=SURFACE,
+            surfaces=surfaces,
             workspace=on,
             log=log,
             pin=pin,

@@ -47,7 +47,7 @@ def trainer(made: SurfaceLearner) -> ContinualTrainer:
 
 def said(made: SurfaceLearner, window: int) -> torch.Tensor:
     """Logits of the control's predictions, ``[C, T]``."""
-    table = predictions.read(made.run, surface=made.surface, window=window)
+    table = predictions.read(made.run, surface="surface_1", window=window)
     columns = [table[f"p_{task}.control.seed0"].to_numpy() for task in made.workspace.inputs.tasks]
     return torch.logit(torch.from_numpy(np.stack(columns, axis=1)).double())
 
@@ -71,7 +71,7 @@ def test_what_is_learned_is_the_same_and_what_is_said_is_calibrated(
         raw_CT = said(plain, window.index)
         torch.testing.assert_close(said(made, window.index), by_hand(raw_CT), rtol=1e-4, atol=1e-4)
         moved.append(not by_hand(raw_CT).equal(raw_CT))
-        labels = plain.workspace.requests(window.index).on_surface(plain.index).supervision
+        labels = plain.workspace.requests(window.index).on_surface(*plain.surfaces.values()).supervision
         known_CT = torch.from_numpy(labels.known(since=window.start, before=window.end))
         by_hand.observe(raw_CT, torch.from_numpy(labels.label) * known_CT, known_CT)
         by_hand.close()
@@ -91,7 +91,7 @@ def test_labels_count_in_the_window_in_which_they_become_known(
         made.evaluate(window)
         expected = np.zeros(2)
         for other in late.dataset.windows:
-            labels = late.requests(other.index).on_surface(made.index).supervision
+            labels = late.requests(other.index).on_surface(*made.surfaces.values()).supervision
             known = labels.known(since=window.start, before=window.end).sum(axis=0)
             expected += known
             came_later += int(known.sum()) if other.index < window.index else 0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experts.finetune import Start
-from experts.steps import FM_HEAD, SurfaceLearner
+from experts.steps import SurfaceLearner
 from foundation.hstu.layer import HSTUStack
 from foundation.hstu.vocabulary import BatchVocabulary
 from foundation.model import FoundationModel
@@ -22,6 +22,7 @@ from hypercast.training.loop import ContinualTrainer
 from streaming.errors import ConfigError
 from streaming.workspace import Workspace
 from transfer import predictions
+from transfer.gain import FM_HEAD
 
 STARTS = 3
 """The window before which the tower is taken over."""
@@ -86,7 +87,7 @@ def run(made: SurfaceLearner, windows: int) -> SurfaceLearner:
 
 
 def logit(made: SurfaceLearner, arm: str, window: int) -> np.ndarray:
-    chance = predictions.read(made.run, surface=made.surface, window=window)[f"p_purchase.{arm}.seed0"].to_numpy()
+    chance = predictions.read(made.run, surface="surface_1", window=window)[f"p_purchase.{arm}.seed0"].to_numpy()
     return np.log(chance / (1 - chance.astype(np.float64)))
 
 

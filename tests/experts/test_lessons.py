@@ -59,7 +59,7 @@ def lessons(learner: MakeLearner, late: Workspace, nothing: TaeLog) -> Make:
 
 def of_window(made: Lessons, window: Window) -> list[Requests]:
     """What the window teaches of the surface, a part for every window that the requests were made in."""
-    return [learned.on_surface(made.surface) for _, learned in made.workspace.became_known_in(window)]
+    return [learned.on_surface(*made.surfaces) for _, learned in made.workspace.became_known_in(window)]
 
 
 def labels(parts: list[Requests]) -> list[Known]:

@@ -37,7 +37,7 @@ def learner(
     config = SurfaceLearner.Config(batch_size=16, model=small, vocabulary=sizes, arms=["control"])
     return SurfaceLearner(
         config=config,
-        surface="surface_1",
+        surfaces=["surface_1"],
         workspace=workspace,
         log=log,
         pin=Pin(expert="surface_1", lineage="FM"),

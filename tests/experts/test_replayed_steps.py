@@ -45,7 +45,7 @@ def packed(made: SurfaceLearner) -> tuple[str, object]:
 
 
 def said(made: SurfaceLearner, window: Window) -> pa.Table:
-    return predictions.read(made.run, surface=made.surface, window=window.index)
+    return predictions.read(made.run, surface="surface_1", window=window.index)
 
 
 def played(made: SurfaceLearner, windows: list[Window]) -> SurfaceLearner:
@@ -77,7 +77,7 @@ def test_what_is_predicted_is_the_window_alone(learner: MakeLearner, windows: li
     plain = played(learner("plain", arms=arms), windows)
     made = played(learner("made", arms=arms, replay=BOTH["replay"]), windows)
     for window, same in zip(windows, (True, True, False), strict=True):
-        requests = made.workspace.requests(window.index).on_surface(made.index)
+        requests = made.workspace.requests(window.index).on_surface(*made.surfaces.values())
         assert said(made, window)["request_id"].to_pylist() == requests.request_id[requests.owner].tolist()
         assert said(made, window).equals(said(plain, window)) == same
     assert made.flops(windows[2]) == plain.flops(windows[2])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from experts.arms import ARMS
-from experts.steps import FM_HEAD, SurfaceLearner
+from experts.steps import SurfaceLearner
 from hypercast import tensors
 from hypercast.store.tae_log import TaeLog
 from hypercast.training import checkpoint
@@ -21,6 +21,7 @@ from streaming.errors import ConfigError
 from streaming.requests import Requests, Supervision
 from streaming.workspace import Workspace
 from transfer import predictions
+from transfer.gain import FM_HEAD
 
 SURFACE = "surface_1"
 MakeLearner = Callable[..., SurfaceLearner]
@@ -34,7 +35,7 @@ def windows(workspace: Workspace) -> list[Window]:
 
 def trainer(made: SurfaceLearner) -> ContinualTrainer:
     return ContinualTrainer(
-        config=ContinualTrainer.Config(), learner=made, checkpoints=made.run / "checkpoints" / made.surface
+        config=ContinualTrainer.Config(), learner=made, checkpoints=made.run / "checkpoints" / SURFACE
     )
 
 

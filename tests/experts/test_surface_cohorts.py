@@ -70,7 +70,7 @@ def test_the_arm_is_the_control_until_cohorts_are_found(planted: MakeLearner) ->
     assert tensors.digest(weights(made, "c2al")) == tensors.digest(weights(made, "control"))
     assert len(made.cohorts.tasks.pairs) > 0
     run(made, FOUND + 1)
-    tables = [predictions.read(made.run, surface=made.surface, window=window) for window in (1, 2, 3)]
+    tables = [predictions.read(made.run, surface="surface_1", window=window) for window in (1, 2, 3)]
     assert all(table["p_purchase.c2al.seed0"].equals(table["p_purchase.control.seed0"]) for table in tables)
     assert not weights(made, "c2al")["backbone.layers.0.weight"].equal(
         weights(made, "control")["backbone.layers.0.weight"]
@@ -120,7 +120,7 @@ def test_labels_of_a_window_choose_no_cohort_for_it(planted: MakeLearner) -> Non
     honest = run(planted("honest"), FOUND + 1)
     other = run(planted("other", on=Scrambled(honest.workspace.dataset)), FOUND + 1)
     assert other.cohorts.tasks.pairs == honest.cohorts.tasks.pairs != []
-    tables = [predictions.read(made.run, surface=made.surface, window=FOUND + 1) for made in (honest, other)]
+    tables = [predictions.read(made.run, surface="surface_1", window=FOUND + 1) for made in (honest, other)]
     assert tables[0]["p_purchase.c2al.seed0"].equals(tables[1]["p_purchase.c2al.seed0"])
     later = EASILY.model_copy(update={"windows": FOUND + 1})
     pairs = [
@@ -138,10 +138,10 @@ def test_a_window_is_not_trained_on_again_once_it_is_closed(planted: MakeLearner
 
 def test_rows_of_each_cohort_are_kept_beside_the_predictions(planted: MakeLearner) -> None:
     made = run(planted(), FOUND + 1)
-    assert not cohort.path_of(made.run, made.surface, FOUND).exists()
-    kept = pq.read_table(cohort.path_of(made.run, made.surface, FOUND + 1))
-    table = predictions.read(made.run, surface=made.surface, window=FOUND + 1)
-    requests = made.workspace.requests(FOUND + 1).on_surface(made.index)
+    assert not cohort.path_of(made.run, "surface_1", FOUND).exists()
+    kept = pq.read_table(cohort.path_of(made.run, "surface_1", FOUND + 1))
+    table = predictions.read(made.run, surface="surface_1", window=FOUND + 1)
+    requests = made.workspace.requests(FOUND + 1).on_surface(*made.surfaces.values())
     assert kept.num_rows == table.num_rows == len(requests.item)
     assert kept.column_names == list(made.cohorts.named())
     for name in kept.column_names:

@@ -184,7 +184,7 @@ def test_only_what_is_distilled_is_older(publisher: Publisher, workspace: Worksp
                 model=ExpertModel.Config(width=4, history=5),
                 vocabulary=BatchVocabulary.Config(default=128),
             ),
-            surface="surface_1",
+            surfaces=["surface_1"],
             workspace=workspace,
             log=made.log,
             pin=Pin(expert="surface_1", lineage="FM"),

@@ -95,7 +95,8 @@ class ExpertScorer:
             ) from None
         self.model = model.eval()
         self._vocabulary = FrozenVocabulary(vocabulary, items=workspace.items, users=workspace.users)
-        histories: dict[str, tuple[int | None, int]] = {"surface": (self.index, config.history)}
+        own = None if config.shared else self.index
+        histories: dict[str, tuple[int | None, int]] = {"surface": (own, config.history)}
         if "all" in model.histories:
             histories["all"] = (None, config.cross_history)
         self._reader = AskedBatches(workspace=workspace, histories=histories)

@@ -63,7 +63,7 @@ def learned(log: TaeLog, played: Played, workspace: Workspace, run: Path) -> dic
     config = played.config
     learner = SurfaceLearner(
         config=config.expert.model_copy(update={"arms": ["tae", "treated"]}),
-        surface=workspace.inputs.surfaces[0],
+        surfaces=[workspace.inputs.surfaces[0]],
         workspace=workspace,
         log=log,
         pin=Pin(expert="test", lineage="FM"),
