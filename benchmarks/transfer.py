@@ -88,8 +88,10 @@ def _finished(config: PlatformConfig, seed: int, *, work: Path) -> Path:
 def _rated(config: PlatformConfig, seed: int, *, work: Path) -> Path:
     """The folder of the run of experts with label rates over the log of the run with that seed, after its end."""
     base = _seeded(config, seed, work=work)
+    rates = study_runs.shipped(None, "complete_journey_rates")
     changes = {
-        "expert": study_runs.shipped(None, "complete_journey_rates").expert.model_dump(mode="json"),
+        "expert": rates.expert.model_dump(mode="json"),
+        "expert_groups": rates.expert_groups,
         # What else was published stays, so that the log can be taken as it is.
         "foundation.publisher.representations": base.publisher().representations,
     }

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import pydantic
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from experts.attention import TargetAttention
@@ -62,7 +63,7 @@ class ExpertModel(nn.Module):
 
         width: D of embeddings and attention, a multiple of 4.
         shared: whether it is of several surfaces: it then reads which of them a candidate is of.
-        history: engagements that it attends to: of its own surface, or of all where it is shared.
+        history: engagements that it attends to, of its own surface, or of all where it is shared; 0 for none.
         cross_history: engagements of all surfaces that it also attends to; 0 for none.
         fusion: how the foundation embedding enters; None for not at all.
         representation: which of the teacher's vectors that embedding is.
@@ -77,8 +78,8 @@ class ExpertModel(nn.Module):
 
         width: int = pydantic.Field(default=16, ge=MULTIPLE, multiple_of=MULTIPLE)
         shared: bool = False
-        history: int = 16
-        cross_history: int = 0
+        history: int = pydantic.Field(default=16, ge=0)
+        cross_history: int = pydantic.Field(default=0, ge=0)
         fusion: Fusion.Config | None = None
         representation: Representation = "penultimate"
         logit_residual: bool = False
@@ -106,12 +107,18 @@ class ExpertModel(nn.Module):
         self.tasks = tasks
         self.delayed = DelayedHeads(inputs.plan)
         self.table = FeatureEmbedding.of(vocabulary, width=width)
-        self.surface = nn.Embedding(len(inputs.surfaces), width) if config.shared else None
-        if self.surface is not None:
-            normal_start(self.surface.weight, 0.02)
-        self.attention = TargetAttention(length=config.history, **attention)
+        self.surfaces = len(inputs.surfaces) if config.shared else 0
         self.numbers = NumberEncoding(len(inputs.dense))
-        fields = {CANDIDATE: width, CONTEXT: width, "dense": self.numbers.width, "surface": width}
+        fields = {CANDIDATE: width, CONTEXT: width, "dense": self.numbers.width}
+        self.attention = None
+        if config.history:
+            self.attention = TargetAttention(length=config.history, **attention)
+            fields["surface"] = width
+        self.surface_bias = None
+        if config.shared:
+            fields["which_surface"] = self.surfaces
+            self.surface_bias = nn.Embedding(self.surfaces, tasks)
+            normal_start(self.surface_bias.weight, 0.0)
         self.cross_attention = None
         if config.cross_history:
             self.cross_attention = TargetAttention(length=config.cross_history, **attention)
@@ -143,16 +150,16 @@ class ExpertModel(nn.Module):
         item_UD, user_BD, request_BD = self.table(slots).split(slots.counts)
         context_BD = user_BD + request_BD
         candidate_CD = item_UD[batch.item_C]
-        context_CD = context_BD[batch.owner_C]
-        if self.surface is not None:
-            context_CD = context_CD + self.surface(batch.surface_C)
         place = (batch.owner_C, batch.time_B)
         fields = {
             CANDIDATE: candidate_CD,
-            CONTEXT: context_CD,
+            CONTEXT: context_BD[batch.owner_C],
             "dense": self.numbers(batch.dense_CF),
-            "surface": self.attention(candidate_CD, item_UD, batch.history["surface"], *place),
         }
+        if self.attention is not None:
+            fields["surface"] = self.attention(candidate_CD, item_UD, batch.history["surface"], *place)
+        if self.surface_bias is not None:
+            fields["which_surface"] = F.one_hot(batch.surface_C, self.surfaces).float()
         if self.cross_attention is not None:
             fields["all"] = self.cross_attention(candidate_CD, item_UD, batch.history["all"], *place)
         if self.fusion is not None:
@@ -161,6 +168,8 @@ class ExpertModel(nn.Module):
         past = Past.of(batch, item_UD, history="surface")
         hidden_CH = self.backbone(Parts(fields=fields, past=past))
         logit_CT = self.heads(hidden_CH)
+        if self.surface_bias is not None:
+            logit_CT = logit_CT + self.surface_bias(batch.surface_C)
         if self.teacher_factor is not None:
             logit_CT = logit_CT + self.teacher_factor * teacher.logit_CT
         if self.tower is not None:

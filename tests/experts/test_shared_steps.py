@@ -141,6 +141,15 @@ def test_labels_change_nothing_before_they_are_known(
             assert one.equals(other) == same
 
 
+def test_without_a_history_none_is_read(learner: MakeLearner, windows: list[Window]) -> None:
+    model = ExpertModel.Config(width=4, history=0)
+    made = played(learner(surfaces=BOTH, arms=ARMS, model=model), windows[:2])
+    batch = next(iter(made.batches(windows[2])))
+    assert len(batch.requests.history["surface"].item_L) == 0
+    for member in made.members.values():
+        assert not any("attention" in name for name in member.model.state_dict())
+
+
 def test_a_resumed_learner_goes_on_with_the_same_bits(learner: MakeLearner, windows: list[Window]) -> None:
     straight = played(learner("straight", surfaces=BOTH, **RATED), windows)
     killed = played(learner("killed", surfaces=BOTH, **RATED), windows[:2])

@@ -18,11 +18,12 @@ ARMS = ["control", "treated"]
 GROUPS = {"both": ["surface_0", "surface_1"]}
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Played:
+@pytest.fixture(scope="module", params=[8, 0], ids=["history", "no_history"])
+def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Played:
     root = tmp_path_factory.mktemp("shared")
     Synthetic.Config(users=8, windows=3, candidates=4, surfaces=2).build(root / "data")
-    changes = {"expert": {**SETTINGS["expert"], "arms": ARMS}, "expert_groups": GROUPS}
+    model = {**SETTINGS["expert"]["model"], "history": request.param}
+    changes = {"expert": {**SETTINGS["expert"], "arms": ARMS, "model": model}, "expert_groups": GROUPS}
     return play(Played(run=root / "run", dataset=root / "data", trained=2, changes=changes))
 
 
