@@ -7,8 +7,9 @@ given::
 
     python -m benchmarks transfer --json transfer.json
 
-Beside each of the three runs stands another over its log, by ``configs/platform/complete_journey_rates.yaml``: experts
-that also read label rates, as LightGBM does, and train on earlier windows again. Its keys come after ``rated.``.
+Beside each of the three runs stands another over its log, by ``configs/platform/complete_journey_rates.yaml``: one
+expert of all surfaces, as LightGBM is, which also reads label rates, as LightGBM does, and trains on earlier windows
+again. Its keys come after ``rated.``.
 
 ``blended`` is the mean of the trees' logit and the teacher's, not a mode of transfer. Keys, S a surface and A an arm
 (``tae_best`` and ``expert_best`` stand for the modes chosen on windows 20-39), over windows 40-53:
@@ -23,7 +24,7 @@ S.blended_vs_X_pct, _lo, _hi              the same against ``fm_head``, ``lightg
 A_vs_X_surfaces_ahead                     on how many surfaces such a gain is clear of 0 and of the noise floor
 noise_floor_pct                           the largest gain, over surfaces, between two seeds of ``control``
 cold.KEY, unseen.KEY                      all of it over windows 10-24, and over the untouched fifth of the users
-rated.KEY                                 all of it of the experts with label rates, as far as these have the arms
+rated.KEY                                 all of it of the shared expert with label rates, as far as it has the arms
 tae_best_mode, expert_best_mode           what was chosen
 seeds, fm_flops_per_candidate, expert_flops_per_candidate
 train_seconds, trees_seconds              what was trained by this call took; near 0 if all was there
@@ -86,7 +87,7 @@ def _finished(config: PlatformConfig, seed: int, *, work: Path) -> Path:
 
 
 def _rated(config: PlatformConfig, seed: int, *, work: Path) -> Path:
-    """The folder of the run of experts with label rates over the log of the run with that seed, after its end."""
+    """The folder of the run of the shared expert over the log of the run with that seed, after its end."""
     base = _seeded(config, seed, work=work)
     rates = study_runs.shipped(None, "complete_journey_rates")
     changes = {

@@ -90,6 +90,12 @@ class ExpertModel(nn.Module):
         heads: TaskHeads.Config = TaskHeads.Config()
         calibration: PlattCalibration.Config | None = None
 
+        @pydantic.model_validator(mode="after")
+        def _what_is_attended_to_is_there(self) -> "ExpertModel.Config":
+            if self.backbone.kind == "gesr" and not self.history:
+                raise ValueError("history: 0: backbone gesr attends to the events before a request. Give history: 16")
+            return self
+
         def serving(self) -> "ExpertModel.Config":
             """The same expert without what it has for training only."""
             return self.model_copy(update={"distillation": None, "cohorts": None})

@@ -141,6 +141,20 @@ def test_labels_change_nothing_before_they_are_known(
             assert one.equals(other) == same
 
 
+@pytest.mark.parametrize("kind", ["mlp", "dcn", "dhen", "gesr"])
+def test_every_backbone_reads_which_surface(kind: str, learner: MakeLearner, windows: list[Window]) -> None:
+    model = ExpertModel.Config.model_validate({"width": 4, "history": 5, "backbone": {"kind": kind}})
+    made = played(learner(surfaces=BOTH, arms=["control"], seeds=[0], model=model), windows[:2])
+    batch = next(iter(made.batches(windows[2])))
+    moved = replace(batch, requests=replace(batch.requests, surface_C=1 - batch.requests.surface_C))
+    (member,) = made.members.values()
+    member.model.eval()
+    with torch.no_grad():
+        member.model.surface_bias.weight.zero_()  # what is left is the backbone's
+    here, there = (member.model(*each.read_by(member.model)).logit_CT for each in (batch, moved))
+    assert not here.equal(there)
+
+
 def test_without_a_history_none_is_read(learner: MakeLearner, windows: list[Window]) -> None:
     model = ExpertModel.Config(width=4, history=0)
     made = played(learner(surfaces=BOTH, arms=ARMS, model=model), windows[:2])
@@ -148,6 +162,11 @@ def test_without_a_history_none_is_read(learner: MakeLearner, windows: list[Wind
     assert len(batch.requests.history["surface"].item_L) == 0
     for member in made.members.values():
         assert not any("attention" in name for name in member.model.state_dict())
+
+
+def test_a_backbone_that_attends_to_a_history_is_refused_without() -> None:
+    with pytest.raises(ValueError, match="history: 0: backbone gesr attends to .* Give history: 16"):
+        ExpertModel.Config.model_validate({"history": 0, "backbone": {"kind": "gesr"}})
 
 
 def test_a_resumed_learner_goes_on_with_the_same_bits(learner: MakeLearner, windows: list[Window]) -> None:
