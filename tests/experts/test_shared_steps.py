@@ -165,7 +165,7 @@ def test_without_a_history_none_is_read(learner: MakeLearner, windows: list[Wind
 
 
 def test_a_backbone_that_attends_to_a_history_is_refused_without() -> None:
-    with pytest.raises(ValueError, match="history: 0: backbone gesr attends to .* Give history: 16"):
+    with pytest.raises(ValueError, match=r"history: 0: backbone gesr attends to .* Give history: 16"):
         ExpertModel.Config.model_validate({"history": 0, "backbone": {"kind": "gesr"}})
 
 
