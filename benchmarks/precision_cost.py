@@ -152,19 +152,19 @@ def of_foundation(config: PlatformConfig, run: Path, workspace: Workspace) -> Va
 
 
 def of_experts(config: PlatformConfig, run: Path, workspace: Workspace, past: Path) -> Values:
-    """Every surface's expert of the platform's last arm, as it was before the last window that it learned."""
-    for surface in workspace.inputs.surfaces:
-        own = Path("checkpoints", "experts", surface)
+    """Every expert of the platform's last arm, as it was before the last window that it learned."""
+    for name in config.experts_of(workspace.inputs.surfaces):
+        own = Path("checkpoints", "experts", name)
         step = min((run / own).glob("step-*"))
         shutil.copytree(step, past / own / step.name)
     for name in ("registry", "tae_log"):
         (past / name).symlink_to((run / name).resolve())
     job, costs = ExpertJob(config, past, workspace.inputs.surfaces), Costs()
-    for surface, learner in job.learners.items():
-        window = job.trainers[surface].cursor or 0
+    for name, learner in job.learners.items():
+        window, surfaces = job.trainers[name].cursor or 0, learner.surfaces.values()
         member = learner.members[config.expert.arms[-1], config.seeds[0]]
         learner.vocabulary.eval()
-        recent, requests = (workspace.requests(index).on_surface(learner.index) for index in (window, window + 1))
+        recent, requests = (workspace.requests(index).on_surface(*surfaces) for index in (window, window + 1))
         with member.optimiser.averaged():
             model = member.model.eval()
             sample = expert_calls(learner, model, window, last(recent))

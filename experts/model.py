@@ -189,7 +189,7 @@ class ExpertModel(nn.Module):
 
     @property
     def histories(self) -> tuple[str, ...]:
-        """Those of a batch's histories that it reads."""
+        """Those of a batch's histories that it reads; its short one is there, and empty, where it has none."""
         return ("surface",) if self.cross_attention is None else ("surface", "all")
 
     def probability(self, logit_CT: Tensor) -> Tensor:

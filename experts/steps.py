@@ -39,6 +39,7 @@ from streaming.errors import ConfigError
 from streaming.labels.rate_columns import LabelRateColumns
 from streaming.requests import Requests
 from streaming.workspace import Workspace
+from transfer.health import by_surface
 
 EVER = np.iinfo(np.int64).min
 """Microseconds: before every time."""
@@ -155,7 +156,8 @@ class SurfaceLearner:
 
     @torch.inference_mode()
     def evaluate(self, window: Window) -> Mapping[str, float]:
-        """Predict the window with every arm and write the predictions; returns coverage, age and collision rates.
+        """Predict the window with every arm and write the predictions; returns coverage and age, of each surface, and
+        collision rates.
 
         Earlier requests whose labels become known in the window are predicted again, for calibration alone.
         """
@@ -183,11 +185,8 @@ class SurfaceLearner:
             requests=requests, said=said, teacher_CH=told.features.logit_CT.sigmoid(), cohorts=joined(in_cohorts)
         )
         predicted.write(self.run, workspace=self.workspace, window=window, surfaces=self.surfaces)
-        rows = max(len(requests.item), 1)
-        noted = {f"coverage/{status.lower()}": count / rows for status, count in told.counts.items()}
-        if told.age_hours is not None:
-            noted["teacher/age_hours"] = told.age_hours
-        return noted | self.vocabulary.collision_rates(self.reader, requests)
+        noted = {surface: told.noted(requests.surface == index) for surface, index in self.surfaces.items()}
+        return by_surface(noted) | self.vocabulary.collision_rates(self.reader, requests)
 
     def batches(self, window: Window) -> Iterator[ExpertBatch]:
         """The expert's requests whose labels became known in the window, in time order, and what is replayed."""

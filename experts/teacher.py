@@ -11,6 +11,7 @@ from experts.fusion import TeacherFeatures, Vectors
 from experts.past import PastEmbeddings
 from hypercast.errors import StoreError
 from hypercast.pins import Pin, parse_snapshot_name
+from hypercast.store import status as statuses
 from hypercast.store.embeddings import Embeddings
 from hypercast.store.tae_log import TaeLog
 from streaming.batch import RequestBatch
@@ -28,13 +29,21 @@ _HOUR = 3_600_000_000  # microseconds
 
 @dataclass(frozen=True, kw_only=True)
 class Told:
-    """What was read for C candidates: ``features`` of all, how many keys have which status, by name, and how old what
-    was found is: hours from the snapshot's watermark to the request, a mean; None where nothing was found.
-    """
+    """What was read for C candidates: ``features`` of all, and ``found``, how each was found."""
 
     features: TeacherFeatures
-    counts: Mapping[str, int]
-    age_hours: float | None
+    found: Embeddings
+
+    def noted(self, rows: np.ndarray) -> dict[str, float]:
+        """Of those candidates, bool ``[C]``: the share that has each status, and how old what was found is.
+
+        That is ``teacher/age_hours``, a mean from the snapshot's watermark to the request; absent where nothing was
+        found.
+        """
+        counts, asked = statuses.count(self.found.status[rows]), max(int(rows.sum()), 1)
+        noted = {f"coverage/{status.lower()}": count / asked for status, count in counts.items()}
+        age = self.found.age[rows & self.found.present]
+        return noted | ({"teacher/age_hours": float(age.mean()) / _HOUR} if len(age) else {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,9 +138,7 @@ class TeacherReader:
         if self.past is not None:
             vectors[PAST] = self.past.of(window, requests)
         features = TeacherFeatures(vectors=vectors, logit_CT=torch.from_numpy(first.teacher_logit), present_C=present_C)
-        age = first.age[first.present]
-        age_hours = float(age.mean()) / _HOUR if len(age) else None
-        return Told(features=features, counts=first.counts(), age_hours=age_hours)
+        return Told(features=features, found=first)
 
     def labels(self, window: int, requests: Requests, features: TeacherFeatures) -> TeacherLabels:
         """What is distilled from: the logits of a snapshot that is as old as ``label_delay`` asks for.

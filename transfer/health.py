@@ -4,6 +4,7 @@ Read from the checkpoints of a run folder, which hold the metrics of every windo
 
     RUN/checkpoints/foundation            drift/…
     RUN/checkpoints/experts/SURFACE       coverage/…  teacher/age_hours
+    RUN/checkpoints/experts/GROUP         the same of surfaces that share an expert, with @SURFACE behind each
 """
 
 import json
@@ -20,6 +21,8 @@ Series = Mapping[str, Mapping[int, float]]
 COVERAGE = "coverage/"
 DRIFT = "drift/"
 TEACHER = "teacher/"
+OF = "@"
+"""Before the surface's name, where one checkpoint notes the same of several."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,16 +37,42 @@ class Health:
     age: Mapping[str, Mapping[int, float]]
 
 
+def by_surface(noted: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """What was noted of each surface of one expert, as one: names are plain where there is one surface only."""
+    if len(noted) == 1:
+        return {name: value for values in noted.values() for name, value in values.items()}
+    return {f"{name}{OF}{surface}": value for surface, values in noted.items() for name, value in values.items()}
+
+
+def of_surface(noted: Mapping[str, float], surface: str) -> dict[str, float]:
+    """Of one expert's metrics what is of ``surface``, and what is of no surface; the inverse of :func:`by_surface`."""
+    own = {}
+    for name, value in noted.items():
+        metric, _, of = name.partition(OF) if name.startswith((COVERAGE, TEACHER)) else (name, "", "")
+        if of in ("", surface):
+            own[metric] = value
+    return own
+
+
 def read(run: Path, *, surfaces: Sequence[str]) -> Health:
     """What was noted so far.
 
     Raises:
         CheckpointError: a checkpoint cannot be read.
     """
-    folders = {name: run / "checkpoints" / "experts" / name for name in surfaces}
+    coverage: dict[str, dict[str, dict[int, float]]] = {}
+    age: dict[str, dict[int, float]] = {}
+    for folder in sorted((run / "checkpoints" / "experts").glob("*")):
+        for prefix in (COVERAGE, TEACHER):
+            for metric, series in _series(folder, prefix).items():
+                name, _, surface = metric.partition(OF)
+                if prefix == COVERAGE:
+                    coverage.setdefault(surface or folder.name, {})[name] = series
+                elif name == "age_hours":
+                    age[surface or folder.name] = series
     return Health(
-        coverage={name: noted for name, folder in folders.items() if (noted := _series(folder, COVERAGE))},
-        age={name: noted["age_hours"] for name, folder in folders.items() if (noted := _series(folder, TEACHER))},
+        coverage={name: coverage[name] for name in surfaces if name in coverage},
+        age={name: age[name] for name in surfaces if name in age},
         drift=_series(run / "checkpoints" / "foundation", DRIFT),
     )
 

@@ -147,9 +147,9 @@ def make(
         ConfigError: no such surface, task or mode.
     """
     path = path_of(run, name)
-    if name in inputs.surfaces:
+    if name in (*inputs.surfaces, *platform.expert_groups):
         raise RegistryError(
-            f"expert name '{name}' is taken by the platform's own expert of that surface. Example: '{name}_new'."
+            f"expert name '{name}' is taken by the platform's own expert of that name. Example: '{name}_new'."
         )
     base: dict[str, Any] = {"task": inputs.tasks[0], "seeds": platform.seeds, "learner": _plain(platform.expert)}
     if like is not None:
@@ -200,7 +200,7 @@ def commented(value: Config, *, indent: int = 0) -> str:
     """YAML that reads back as an equal value; each key's comment is what its class's docstring says first of it."""
     lines = []
     for name in type(value).model_fields:
-        if name == "arms":  # follows from the mode
+        if name in ("arms", "shared"):  # follow from the mode, and from there being one surface
             continue
         each = getattr(value, name)
         comment = _comment(type(value), name)

@@ -20,6 +20,7 @@ from hypercast.training.loop import ContinualTrainer
 from hypercast.training.memory import keep_freed_memory
 from streaming.dataset import Window
 from streaming.workspace import Workspace
+from transfer.health import of_surface
 
 
 class FoundationJob:
@@ -93,8 +94,10 @@ class ExpertJob:
         self.learners = {
             name: self._learner(config, run, group, log=log, registry=registry)
             for name, group in experts.items()
-            if set(group) <= set(surfaces)
+            if set(group) & set(surfaces)
         }
+        if given := sorted({name for learner in self.learners.values() for name in learner.surfaces} ^ set(surfaces)):
+            raise ValueError(f"a job of experts takes whole groups of the data set's surfaces: {given} of {surfaces}")
         self.trainers = {
             name: ContinualTrainer(
                 config=config.expert.trainer,
@@ -106,13 +109,16 @@ class ExpertJob:
         }
 
     def run_window(self, window: int, published: None) -> dict[str, dict[str, float]]:
-        """Predict the window with every arm, then train on it; returns metrics by surface, their expert's.
+        """Predict the window with every arm, then train on it; returns metrics by surface.
+
+        Losses and collisions are those of the surface's expert, which others may share.
 
         ``published`` is what :meth:`FoundationJob.publish` returned: waiting for it is what orders the two jobs.
         """
         current = self.workspace.dataset.window(window)
         metrics = {name: trainer.run_window(current) for name, trainer in self.trainers.items()}
-        return {surface: metrics[name] for name, learner in self.learners.items() for surface in learner.surfaces}
+        experts = self.learners.items()
+        return {surface: of_surface(metrics[name], surface) for name, each in experts for surface in each.surfaces}
 
     def export(self, folder: Path) -> dict[str, Path]:
         """Write every expert to ``folder/SURFACE/window=N/ARM``, N being the last it learned; folders by surface."""
@@ -136,8 +142,9 @@ class ExpertJob:
         if len({pin.target for pin in ties}) > 1:
             found = ", ".join(f"{pin.expert} to {pin.target}" for pin in ties)
             raise RegistryError(
-                f"{registry.root}: surfaces that share an expert are pinned apart: {found}. Pin them alike: hypercast "
-                f"expert pin {ties[0].expert} --version N, or undo it: hypercast expert rollback {ties[0].expert}."
+                f"{registry.root}: surfaces that share an expert are pinned apart: {found}. Give each of them the same "
+                "pin: hypercast expert pin SURFACE --version N, or undo those that are fixed: hypercast expert "
+                f"rollback SURFACE, with --run {run}."
             )
         return SurfaceLearner(
             config=config.expert,

@@ -40,6 +40,7 @@ class Platform:
         self.config = config
         self.run_folder = config.run
         self.dataset = Dataset.open(config.dataset.path)
+        config.experts_of(self.dataset.config.surfaces)  # refuses what does not fit, before anything is written
         self._keep_config()
 
     def run(self, progress: Progress, board: Board | None = None) -> Report:

@@ -1,5 +1,6 @@
 """Surfaces that share an expert: in the file, among the jobs, in the run folder."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from mlflow import MlflowClient
 
 from hypercast.errors import RegistryError
 from hypercast.registry import Registry
+from hypercast.runtime import spinup
 from hypercast.runtime.config import PlatformConfig
 from hypercast.runtime.jobs import ExpertJob
 from hypercast.runtime.plan import jobs
@@ -15,7 +17,7 @@ from hypercast.runtime.platform import Platform
 from streaming import config as configuration
 from streaming.dataset import Dataset
 from streaming.errors import ConfigError
-from transfer import predictions
+from transfer import health, predictions
 
 SURFACES = ["surface_0", "surface_1"]
 SHARED = "expert_groups: {both: [surface_1, surface_0]}"
@@ -67,7 +69,8 @@ def test_a_group_that_does_not_fit_the_data_set_is_refused(
     with pytest.raises(ConfigError, match=message):
         config.experts_of(SURFACES)
     with pytest.raises(ConfigError, match=message):
-        Platform(config).jobs()
+        Platform(config)
+    assert not (config.run / "platform.yaml").exists()
 
 
 def test_jobs_are_dealt_whole_experts(platform_file: MakeFile, tmp_path: Path) -> None:
@@ -94,6 +97,11 @@ def test_a_run_predicts_exports_and_registers_each_surface(shared_run: Path, sma
         assert "shared: true" in (folder / "treated" / "expert.yaml").read_text(encoding="utf-8")
         versions = client.search_model_versions(f"name = '{config.name}-{surface}'")
         assert {version.tags["arm"] for version in versions} == set(config.expert.arms)
+    noted = health.read(shared_run, surfaces=SURFACES)
+    assert list(noted.coverage) == SURFACES
+    assert all(set(series) == {"expired", "fresh", "miss", "stale"} for series in noted.coverage.values())
+    assert all(noted.age[surface][windows[-1]] > 0 for surface in SURFACES)
+    assert "Coverage and staleness" in (shared_run / "report.html").read_text(encoding="utf-8")
     report = (shared_run / "report.md").read_text(encoding="utf-8")
     assert all(f"| {surface} |" in report for surface in SURFACES)
 
@@ -120,5 +128,20 @@ def test_surfaces_that_share_an_expert_are_pinned_alike(platform_file: MakeFile,
     Platform(config.model_copy(update={"windows": 2})).run(lambda message, share: None)
     registry = Registry(config.run / "registry")
     registry.pin("surface_1", lineage="FM", version=registry.list("FM")[-1].version)
-    with pytest.raises(RegistryError, match=r"pinned apart: surface_0 to FM, surface_1 to FM@.*expert pin surface_0"):
+    with pytest.raises(RegistryError, match=r"pinned apart: surface_0 to FM, surface_1 to FM@.*expert pin SURFACE"):
         ExpertJob(config, config.run, SURFACES)
+    registry.rollback("surface_1")
+    with pytest.raises(ValueError, match=r"takes whole groups of the data set's surfaces: \['surface_1'\]"):
+        ExpertJob(config, config.run, ["surface_0"])
+    assert list(ExpertJob(config, config.run, SURFACES).learners) == ["both"]
+
+
+def test_an_expert_of_one_surface_can_be_made_beside_it(shared_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(shared_run, tmp_path / "run")
+    config = load(run / "platform.yaml").model_copy(update={"run": run})
+    with pytest.raises(RegistryError, match="'both' is taken by the platform's own expert"):
+        spinup.create(config, "both", surface="surface_0")
+    path, _, _ = spinup.create(config, "mine", surface="surface_0", mode="treated")
+    assert "shared:" not in path.read_text(encoding="utf-8")
+    version = spinup.SpinUp(platform=config, name="mine").train(backfill=2, progress=lambda message, share: None)
+    assert version.outcome.gain is not None
