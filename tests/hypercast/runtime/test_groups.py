@@ -144,4 +144,4 @@ def test_an_expert_of_one_surface_can_be_made_beside_it(shared_run: Path, tmp_pa
     path, _, _ = spinup.create(config, "mine", surface="surface_0", mode="treated")
     assert "shared:" not in path.read_text(encoding="utf-8")
     version = spinup.SpinUp(platform=config, name="mine").train(backfill=2, progress=lambda message, share: None)
-    assert version.outcome.gain is not None
+    assert version.outcome is not None and version.outcome["gain"] is not None
