@@ -55,7 +55,7 @@ class SurfaceLearner:
     class Config(ArmsConfig):
         """Beside what the arms are (:class:`experts.arms.ArmsConfig`), how they learn. Attributes:
 
-        batch_size: requests with candidates of the expert's surfaces in a training step.
+        batch_size: requests of the expert's surfaces in a training step.
         replay: which earlier windows every arm trains on again beside each new one; every step of the new one then has
             an equal share of each of them.
         label_rates: what label rates every arm reads beside the dense features; None for none.

@@ -11,7 +11,6 @@ from experts.fusion import TeacherFeatures, Vectors
 from experts.past import PastEmbeddings
 from hypercast.errors import StoreError
 from hypercast.pins import Pin, parse_snapshot_name
-from hypercast.store import status as statuses
 from hypercast.store.embeddings import Embeddings
 from hypercast.store.tae_log import TaeLog
 from streaming.batch import RequestBatch
@@ -40,7 +39,7 @@ class Told:
         That is ``teacher/age_hours``, a mean from the snapshot's watermark to the request; absent where nothing was
         found.
         """
-        counts, asked = statuses.count(self.found.status[rows]), max(int(rows.sum()), 1)
+        counts, asked = self.found.counts(rows), max(int(rows.sum()), 1)
         noted = {f"coverage/{status.lower()}": count / asked for status, count in counts.items()}
         age = self.found.age[rows & self.found.present]
         return noted | ({"teacher/age_hours": float(age.mean()) / _HOUR} if len(age) else {})

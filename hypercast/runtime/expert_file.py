@@ -149,7 +149,8 @@ def make(
     path = path_of(run, name)
     if name in (*inputs.surfaces, *platform.expert_groups):
         raise RegistryError(
-            f"expert name '{name}' is taken by the platform's own expert of that name. Example: '{name}_new'."
+            f"expert name '{name}' is taken by the platform's own expert of that surface or group. "
+            f"Example: '{name}_new'."
         )
     base: dict[str, Any] = {"task": inputs.tasks[0], "seeds": platform.seeds, "learner": _plain(platform.expert)}
     if like is not None:

@@ -45,6 +45,6 @@ class Embeddings:
         """Bool [C]: where there is a vector; the mask bit that experts read beside it."""
         return self.status <= Status.STALE
 
-    def counts(self) -> dict[str, int]:
-        """Number of keys by status name; all four names are always there."""
-        return statuses.count(self.status)
+    def counts(self, rows: np.ndarray | slice = slice(None)) -> dict[str, int]:
+        """Number of keys by status name, of those ``rows`` (bool ``[C]``; all); all four names are always there."""
+        return statuses.count(self.status[rows])

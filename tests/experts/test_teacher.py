@@ -22,7 +22,6 @@ from foundation.publish import Publisher
 from hypercast.errors import StoreError
 from hypercast.pins import Pin
 from hypercast.registry import Registry
-from hypercast.store import status as statuses
 from hypercast.store.tae_log import TaeLog
 from streaming.workspace import Workspace
 
@@ -89,7 +88,7 @@ def test_every_representation_is_the_candidates_own_row(
         assert vector.shape[1] == width
         np.testing.assert_array_equal(vector, segment.vectors(name, slice(None))[own])
     np.testing.assert_array_equal(told.features.logit_CT[:, 0].numpy(), segment.numpy("teacher_logit_purchase")[own])
-    assert statuses.count(told.found.status)["FRESH"] == own.sum() and told.features.present_C.all()
+    assert told.found.counts()["FRESH"] == own.sum() and told.features.present_C.all()
 
 
 @pytest.mark.parametrize(("delay", "version"), [(0, 3), (1, 2), (2, 1), (9, 1)])
@@ -166,7 +165,7 @@ def test_without_any_segment_every_key_is_a_miss(reader: MakeReader, workspace: 
     requests = workspace.requests(window)
     assert not reader(delay=1).read(window, requests).features.present_C.any()
     told = reader(widths=WIDTHS | {"past": 6}).read(window, requests)
-    assert statuses.count(told.found.status)["MISS"] == len(requests.item) and not told.features.present_C.any()
+    assert told.found.counts()["MISS"] == len(requests.item) and not told.features.present_C.any()
     assert told.features.vectors["past"].present_C.any()  # of the windows that were published
 
 

@@ -65,7 +65,7 @@ def test_the_file_says_what_there_is_to_say_with_a_comment_each(run: Path) -> No
     text = (run / "experts.d" / "fresh.yaml").read_text()
     assert max(map(len, text.splitlines())) <= 120
     assert "surface: surface_1  # the one whose requests it ranks" in text
-    assert re.search(r"^  batch_size: 8  # requests of the surface in a training step$", text, re.M)
+    assert re.search(r"^  batch_size: 8  # requests of the expert's surfaces in a training step$", text, re.M)
     assert re.search(r"^    learning_rate: 0.005  # of AdamW$", text, re.M)
     assert "last 4 windows: hypercast expert train fresh --backfill 4" in text  # there are no more
     assert "arms:" not in text

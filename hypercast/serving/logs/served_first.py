@@ -38,10 +38,10 @@ class Learned(Embeddings):
 
     served_C: np.ndarray
 
-    def counts(self) -> dict[str, int]:
+    def counts(self, rows: np.ndarray | slice = slice(None)) -> dict[str, int]:
         """By status name, as ever; and of those that have a vector, how many ``SERVED`` and how many ``PUBLISHED``."""
         by_source = {"SERVED": self.served_C & self.present, "PUBLISHED": ~self.served_C & self.present}
-        return super().counts() | {name: int(of_C.sum()) for name, of_C in by_source.items()}
+        return super().counts(rows) | {name: int(of_C[rows].sum()) for name, of_C in by_source.items()}
 
 
 class ServedFirst(TaeLog):
