@@ -10,7 +10,10 @@ _PAUSE_SECONDS = 0.5
 
 
 class PeakMemory:
-    """Inside, samples the proportional set size (PSS) of this process and its descendants; ``gib``: the largest sum."""
+    """Inside, samples the proportional set size (PSS) of this process and its descendants.
+
+    ``gib``: the largest sum; ``processes``: the most there were, which need not be the same moment.
+    """
 
     def __init__(self) -> None:
         self.gib = 0.0
@@ -32,7 +35,7 @@ class PeakMemory:
         while True:
             family = descendants(os.getpid())
             total = sum(pss(each) for each in family) / 2**30
-            self.gib, self.processes = max((self.gib, self.processes), (total, len(family)))
+            self.gib, self.processes = max(self.gib, total), max(self.processes, len(family))
             if self._over.wait(_PAUSE_SECONDS):
                 return
 
