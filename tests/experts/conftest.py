@@ -1,9 +1,12 @@
 """A small expert on the tiny data set, and a log with what a small foundation model says."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from experts.arms import ARMS, ArmName
@@ -18,6 +21,7 @@ from foundation.publish import Publisher
 from hypercast.pins import Pin
 from hypercast.registry import Registry
 from hypercast.store.tae_log import TaeLog
+from streaming.dataset import Dataset
 from streaming.workspace import Workspace
 
 EMBEDDING = 6
@@ -108,3 +112,17 @@ def learner(
         )
 
     return make
+
+
+@pytest.fixture
+def other_outcomes(workspace: Workspace, tmp_path: Path) -> Workspace:
+    """The data set with all labels of its second window turned round."""
+    copy = Dataset.open(shutil.copytree(workspace.dataset.path, tmp_path / "data"))
+    file = copy.request_file(workspace.dataset.windows[1].index)
+    table = pq.read_table(file)
+    rows = table.to_pylist()
+    for row in rows:
+        labels = row["supervision"]["label_purchase"]
+        row["supervision"]["label_purchase"] = [1.0 - label for label in labels]
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), file)
+    return Workspace(copy)

@@ -1,13 +1,11 @@
 """Arms that train on earlier windows again and read label rates: resumed with the same bits, blind to the future."""
 
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from experts.steps import SurfaceLearner
@@ -16,7 +14,7 @@ from hypercast.store.tae_log import TaeLog
 from hypercast.training import checkpoint
 from hypercast.training.loop import ContinualTrainer
 from hypercast.training.replay import Replay
-from streaming.dataset import Dataset, Window
+from streaming.dataset import Window
 from streaming.labels.rate_columns import LabelRateColumns
 from streaming.workspace import Workspace
 from transfer import predictions
@@ -118,20 +116,12 @@ def test_a_learner_without_both_is_as_it_was(learner: MakeLearner, windows: list
 
 
 def test_labels_change_nothing_before_they_are_known(
-    learner: MakeLearner, windows: list[Window], workspace: Workspace, tmp_path: Path
+    learner: MakeLearner, windows: list[Window], other_outcomes: Workspace, tmp_path: Path
 ) -> None:
     """Law L2: other outcomes of a window change what is said of the next one, and of none before."""
-    copy = Dataset.open(shutil.copytree(workspace.dataset.path, tmp_path / "data"))
-    file = copy.request_file(windows[1].index)
-    table = pq.read_table(file)
-    rows = table.to_pylist()
-    for row in rows:
-        labels = row["supervision"]["label_purchase"]
-        row["supervision"]["label_purchase"] = [1.0 - label for label in labels]
-    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), file)
     nothing = TaeLog.Config().build(tmp_path / "nothing")
     asked = {**BOTH, "arms": ["control"], "log": nothing}
-    honest, other = learner("honest", **asked), learner("other", on=Workspace(copy), **asked)
+    honest, other = learner("honest", **asked), learner("other", on=other_outcomes, **asked)
     for window, same in zip(windows, (True, True, False), strict=True):
         for made in (honest, other):
             trainer(made).run_window(window)

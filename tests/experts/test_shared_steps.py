@@ -1,6 +1,5 @@
 """An expert that several surfaces share: it learns from all their candidates and is judged on each surface."""
 
-import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from hypercast.store.tae_log import TaeLog
 from hypercast.training import checkpoint
 from hypercast.training.loop import ContinualTrainer
 from hypercast.training.replay import Replay
-from streaming.dataset import Dataset, Window
+from streaming.dataset import Window
 from streaming.labels.rate_columns import LabelRateColumns
 from streaming.workspace import Workspace
 from transfer import cohort, predictions
@@ -117,19 +116,11 @@ def test_what_is_said_of_a_surface_depends_on_no_candidate_of_another(
 
 
 def test_labels_change_nothing_before_they_are_known(
-    learner: MakeLearner, windows: list[Window], workspace: Workspace, tmp_path: Path
+    learner: MakeLearner, windows: list[Window], other_outcomes: Workspace, tmp_path: Path
 ) -> None:
     """Law L2: other outcomes of a window change what is said of the next one, on all surfaces, and of none before."""
-    copy = Dataset.open(shutil.copytree(workspace.dataset.path, tmp_path / "data"))
-    file = copy.request_file(windows[1].index)
-    table = pq.read_table(file)
-    rows = table.to_pylist()
-    for row in rows:
-        supervision = row["supervision"]
-        supervision["label_purchase"] = [1.0 - label for label in supervision["label_purchase"]]
-    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), file)
     asked = {**RATED, "arms": ["control"], "surfaces": BOTH, "log": TaeLog.Config().build(tmp_path / "nothing")}
-    honest, other = learner("honest", **asked), learner("other", on=Workspace(copy), **asked)
+    honest, other = learner("honest", **asked), learner("other", on=other_outcomes, **asked)
     for made in (honest, other):
         played(made, windows)
     name = "p_purchase.control.seed0"
