@@ -11,6 +11,7 @@ from hypercast.cli.output import DEMO, Json, RunFolder, emit, emit_rows, progres
 from streaming import config as configuration
 
 if TYPE_CHECKING:
+    from hypercast.pins import Pin
     from hypercast.runtime.config import PlatformConfig
 
 expert = typer.Typer(no_args_is_help=True, help="Experts: create, train, promote, pin.")
@@ -120,19 +121,36 @@ def expert_pin(
     run: RunFolder = DEMO,
     json: Json = False,
 ) -> None:
-    """Tie an expert to a lineage, or to one snapshot of it."""
+    """Tie an expert to a lineage, or to one snapshot of it; surfaces that share an expert share its pin."""
     from hypercast.registry import Registry
 
-    pin = Registry(run / "registry").pin(name, lineage=lineage, version=version)
-    emit({"expert": name, "pinned to": pin.target}, json)
+    registry = Registry(run / "registry")
+    _emit_pins(
+        name, [registry.pin(each, lineage=lineage, version=version) for each in _pinned_together(run, name)], json
+    )
 
 
 @expert.command("rollback")
 def expert_rollback(name: str, run: RunFolder = DEMO, json: Json = False) -> None:
-    """Return an expert to the pin it had before."""
+    """Return an expert to the pin it had before; surfaces that share an expert share its pin."""
     from hypercast.registry import Registry
 
-    emit({"expert": name, "pinned to": Registry(run / "registry").rollback(name).target}, json)
+    registry = Registry(run / "registry")
+    _emit_pins(name, [registry.rollback(each) for each in _pinned_together(run, name)], json)
+
+
+def _emit_pins(name: str, pins: "list[Pin]", json: bool) -> None:
+    """Say what ``name`` is pinned to now, and which surfaces share that pin, if several do."""
+    together = {"surfaces": [pin.expert for pin in pins]} if len(pins) > 1 else {}
+    emit({"expert": name, "pinned to": pins[0].target, **together}, json)
+
+
+def _pinned_together(run: Path, name: str) -> list[str]:
+    """Names whose pin is that of ``name``: of a group, or a surface in one, all its surfaces; else the name alone."""
+    if not (run / "platform.yaml").is_file():
+        return [name]
+    groups = _platform(run).expert_groups
+    return next((group for label, group in groups.items() if name == label or name in group), [name])
 
 
 def _platform(run: Path) -> "PlatformConfig":

@@ -142,9 +142,8 @@ class ExpertJob:
         if len({pin.target for pin in ties}) > 1:
             found = ", ".join(f"{pin.expert} to {pin.target}" for pin in ties)
             raise RegistryError(
-                f"{registry.root}: surfaces that share an expert are pinned apart: {found}. Give each of them the same "
-                "pin: hypercast expert pin SURFACE --version N, or undo those that are fixed: hypercast expert "
-                f"rollback SURFACE, with --run {run}."
+                f"{registry.root}: surfaces that share an expert are pinned apart: {found}. Give them one pin: "
+                f"hypercast expert pin {surfaces[0]} --run {run}, with --version N for one snapshot; it pins them all."
             )
         return SurfaceLearner(
             config=config.expert,

@@ -1,11 +1,14 @@
 """What compact serving is said to cost is what its sums say."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from benchmarks.options import Options
 from benchmarks.precision import CANDIDATES, HISTORY, request_batch
-from benchmarks.precision_cost import FLOAT32, Costs, smallest_first
+from benchmarks.precision_cost import FLOAT32, Costs, measure, smallest_first
 
 
 def test_costs_are_relative_to_the_loss_of_float32_and_have_an_interval_over_users() -> None:
@@ -35,3 +38,14 @@ def test_requests_have_the_lengths_that_are_claimed() -> None:
         assert bool((times_L.diff() >= 0).all())
         assert bool((times_L < batch.time_B[0]).all())
     assert torch.equal(batch.owner_C.bincount(), torch.full((3,), CANDIDATES))
+
+
+@pytest.mark.slow
+def test_costs_of_a_small_run_are_measured_for_its_snapshots_and_for_every_expert(tmp_path: Path) -> None:
+    values = measure(Options(), tmp_path)
+    for prefix in ("", "expert."):
+        assert int(values[f"{prefix}ne_candidates"]) > 0
+        low, cost, high = (float(values[f"{prefix}ne_cost_pct{end}"]) for end in ("_lo", "", "_hi"))
+        assert low <= cost <= high
+    # Tables of eight or four bits are smaller by what their row scales leave.
+    assert float(values["int8_tables.table_ratio"]) < float(values["int4_tables.table_ratio"]) < 8

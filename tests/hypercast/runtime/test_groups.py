@@ -1,12 +1,16 @@
 """Surfaces that share an expert: in the file, among the jobs, in the run folder."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from typer.testing import CliRunner
 
+from hypercast import pins
+from hypercast.cli.main import app
 from hypercast.errors import RegistryError
 from hypercast.registry import Registry
 from hypercast.runtime import spinup
@@ -128,12 +132,36 @@ def test_surfaces_that_share_an_expert_are_pinned_alike(platform_file: MakeFile,
     Platform(config.model_copy(update={"windows": 2})).run(lambda message, share: None)
     registry = Registry(config.run / "registry")
     registry.pin("surface_1", lineage="FM", version=registry.list("FM")[-1].version)
-    with pytest.raises(RegistryError, match=r"pinned apart: surface_0 to FM, surface_1 to FM@.*expert pin SURFACE"):
+    with pytest.raises(
+        RegistryError, match=r"pinned apart: surface_0 to FM, surface_1 to FM@.*expert pin surface_0 --run"
+    ):
         ExpertJob(config, config.run, SURFACES)
     registry.rollback("surface_1")
     with pytest.raises(ValueError, match=r"takes whole groups of the data set's surfaces: \['surface_1'\]"):
         ExpertJob(config, config.run, ["surface_0"])
     assert list(ExpertJob(config, config.run, SURFACES).learners) == ["both"]
+
+
+def test_a_pin_of_the_group_or_of_a_surface_is_one_of_all_its_surfaces(shared_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(shared_run, tmp_path / "run")
+    newest = Registry(run / "registry").list("FM")[-1]
+
+    def say(*words: str) -> dict[str, object]:
+        result = CliRunner().invoke(app, ["expert", *words, "--run", str(run), "--json"])
+        assert result.exit_code == 0, result.output
+        said: dict[str, object] = json.loads(result.stdout)
+        return said
+
+    def pinned() -> set[str]:
+        return {Registry(run / "registry").pinned(surface).target for surface in SURFACES}
+
+    for name in ("both", "surface_1"):
+        given = say("pin", name, "--version", str(newest.version))
+        assert given == {"expert": name, "pinned to": newest.name, "surfaces": ["surface_1", "surface_0"]}
+        assert pinned() == {newest.name}
+        assert say("rollback", name)["pinned to"] == "FM"
+        assert pinned() == {"FM"}
+    assert "both" not in pins.experts(run / "registry")
 
 
 def test_an_expert_of_one_surface_can_be_made_beside_it(shared_run: Path, tmp_path: Path) -> None:
