@@ -21,6 +21,7 @@ S.tae_best_vs_X_pct, _lo, _hi             the same against ``matched``, ``kd``, 
 S.expert_best_vs_X_pct, _lo, _hi          the same against ``fm_head``, ``lightgbm``
 S.fm_head_vs_X_pct, _lo, _hi              the same against ``lightgbm``, ``single_surface``
 S.blended_vs_X_pct, _lo, _hi              the same against ``fm_head``, ``lightgbm``
+S.lightgbm_treated_vs_lightgbm_pct, ...   where ``hypercast transfer trees --treated`` has added that to the runs
 A_vs_X_surfaces_ahead                     on how many surfaces such a gain is clear of 0 and of the noise floor
 noise_floor_pct                           the largest gain, over surfaces, between two seeds of ``control``
 cold.KEY, unseen.KEY                      all of it over windows 10-24, and over the untouched fifth of the users

@@ -4,7 +4,16 @@ from collections.abc import Mapping, Sequence
 
 from benchmarks.options import Values
 from transfer import gain
-from transfer.gain import BLENDED, CONTROL, CONTROL_MATCHED, FINETUNE, FM_HEAD, FM_SINGLE_SURFACE, LIGHTGBM
+from transfer.gain import (
+    BLENDED,
+    CONTROL,
+    CONTROL_MATCHED,
+    FINETUNE,
+    FM_HEAD,
+    FM_SINGLE_SURFACE,
+    LIGHTGBM,
+    LIGHTGBM_TREATED,
+)
 from transfer.sums import UserSums
 
 REPLICATES = 2000
@@ -12,7 +21,7 @@ REPLICATES = 2000
 TAE_BEST, EXPERT_BEST = "tae_best", "expert_best"
 PLAIN = ("kd", "aux_head", "user_embedding")
 """What the best mode with an embedding must beat, beside the controls."""
-REFERENCES = (CONTROL, CONTROL_MATCHED, FM_HEAD, LIGHTGBM, FM_SINGLE_SURFACE, FINETUNE, BLENDED)
+REFERENCES = (CONTROL, CONTROL_MATCHED, FM_HEAD, LIGHTGBM, LIGHTGBM_TREATED, FM_SINGLE_SURFACE, FINETUNE, BLENDED)
 """Arms that are compared with; no mode of transfer to an expert."""
 
 BySurface = Mapping[str, UserSums]
@@ -48,6 +57,7 @@ def pairs_of(arms: Sequence[str], modes: Mapping[str, str]) -> dict[str, tuple[s
         "fm_head_vs_lightgbm": (FM_HEAD, LIGHTGBM),
         "blended_vs_fm_head": (BLENDED, FM_HEAD),
         "blended_vs_lightgbm": (BLENDED, LIGHTGBM),
+        "lightgbm_treated_vs_lightgbm": (LIGHTGBM_TREATED, LIGHTGBM),
         "fm_head_vs_single_surface": (FM_HEAD, FM_SINGLE_SURFACE),
         "aux_head_adapter_vs_kd": ("aux_head_adapter", "kd"),
     }

@@ -20,6 +20,7 @@ from transfer.gain import (
     FM_SINGLE_SURFACE,
     KD,
     LIGHTGBM,
+    LIGHTGBM_TREATED,
     LOGIT_RESIDUAL,
     TAE,
     TAE_AUX_HEAD_ADAPTER,
@@ -78,6 +79,7 @@ _STYLES = {
     C2AL: Style(_PURPLE, "-", "P", "c2al"),
     TAE_C2AL: Style(_PURPLE, "--", "P", "tae_c2al"),
     BLENDED: Style(_RED, "-", "s", "blended (LightGBM + FM)"),
+    LIGHTGBM_TREATED: Style(_RED, ":", "s", "LightGBM that reads the FM's logit"),
     FINETUNE: Style(_BLACK, ":", "o", "finetune"),
 }
 

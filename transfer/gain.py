@@ -43,11 +43,13 @@ TAE_C2AL = "tae_c2al"
 FINETUNE = "finetune"
 BLENDED = "blended"
 LIGHTGBM = "lightgbm"
+LIGHTGBM_TREATED = "lightgbm_treated"
+"""Boosted trees that read the foundation model's logit."""
 FM_HEAD = "fm_head"
 FM_SINGLE_SURFACE = "fm_single_surface"
 """The head of a foundation model that was trained on the surface alone."""
 
-TRAINED_ONCE = (LIGHTGBM, FM_SINGLE_SURFACE, FM_HEAD, BLENDED)
+TRAINED_ONCE = (LIGHTGBM, LIGHTGBM_TREATED, FM_SINGLE_SURFACE, FM_HEAD, BLENDED)
 """References that experts' seeds do not change."""
 
 POOLED = "all surfaces"
@@ -68,13 +70,14 @@ _FURTHER = (
     C2AL,
     TAE_C2AL,
     BLENDED,
+    LIGHTGBM_TREATED,
     FINETUNE,
 )
 PAIRS: tuple[tuple[str, str], ...] = (
     *((arm, against) for arms in (_USUAL, _FURTHER) for against in (CONTROL, CONTROL_MATCHED) for arm in arms),
     (FM_HEAD, FM_SINGLE_SURFACE),
     *((arm, CONTROL) for arm in (CONTROL_MATCHED, LIGHTGBM, FM_SINGLE_SURFACE, FM_HEAD)),
-    *((arm, LIGHTGBM) for arm in (TREATED, TAE_AUX_HEAD_ADAPTER, BLENDED, FM_HEAD)),
+    *((arm, LIGHTGBM) for arm in (TREATED, TAE_AUX_HEAD_ADAPTER, BLENDED, LIGHTGBM_TREATED, FM_HEAD)),
 )
 """The comparisons made by default, where both arms ran: (arm, against)."""
 

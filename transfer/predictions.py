@@ -37,6 +37,8 @@ FIXED = pa.schema(
 )
 _COLUMN = re.compile(r"p_(?P<task>.+)\.(?P<arm>\w+)\.seed(?P<seed>\d+)")
 _WINDOW = re.compile(r"window=(\d{5,})\.parquet")
+_EDGE = 1e-7
+"""Probabilities nearer to 0 or 1 are taken for this near: float32 knows little beyond."""
 
 
 @dataclass(frozen=True, order=True)
@@ -57,6 +59,12 @@ class Column:
         """The column of that name; None if it is not a prediction."""
         match = _COLUMN.fullmatch(name)
         return Column(match["task"], match["arm"], int(match["seed"])) if match else None
+
+
+def logit(probability_N: np.ndarray) -> np.ndarray:
+    """Of predicted probabilities, float64 of the same shape, within 16.2 of 0."""
+    probability_N = probability_N.astype(np.float64).clip(_EDGE, 1 - _EDGE)
+    return np.asarray(np.log(probability_N / (1 - probability_N)))
 
 
 def schema(*, tasks: Sequence[str], tags: Sequence[str], columns: Sequence[Column]) -> pa.Schema:

@@ -54,8 +54,14 @@ def transfer_report(
 
 
 @transfer.command("trees")
-def transfer_trees(run: RunFolder = DEMO, json: Json = False) -> None:
-    """Add boosted trees to a finished run, alone (lightgbm) and with its teacher (blended), and print its gains.
+def transfer_trees(
+    treated: Annotated[
+        bool, typer.Option("--treated", help="Also grow trees that read the teacher's logit (lightgbm_treated).")
+    ] = False,
+    run: RunFolder = DEMO,
+    json: Json = False,
+) -> None:
+    """Add boosted trees to a finished run, alone (lightgbm) and averaged with its teacher (blended); print its gains.
 
     The run's report, page and figures are made again, in its folder and in MLflow.
     """
@@ -63,7 +69,7 @@ def transfer_trees(run: RunFolder = DEMO, json: Json = False) -> None:
     from hypercast.runtime.reference import add_trees
 
     with progress(json) as advance:
-        add_trees(run, progress=advance)
+        add_trees(run, progress=advance, treated=treated)
     emit_report(reporting.republish(_config(run)), json)
 
 

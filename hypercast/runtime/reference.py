@@ -1,8 +1,9 @@
-"""Boosted trees beside a finished run, and the mean of trees and teacher, as further arms of its predictions.
+"""Boosted trees beside a finished run, with and without its teacher, as further arms of its predictions.
 
 ::
 
     RUN/reference/lightgbm/predictions/SURFACE/window=00012.parquet
+    RUN/reference/lightgbm_treated/predictions/SURFACE/window=00012.parquet
 """
 
 import os
@@ -15,7 +16,7 @@ from hypercast.runtime.plan import PATIENCE, run_lock
 from hypercast.runtime.stream import dataset_of
 from streaming import config as configuration
 from transfer import predictions
-from transfer.gain import LIGHTGBM
+from transfer.gain import LIGHTGBM, LIGHTGBM_TREATED
 from transfer.reference.blend import add_blended
 from transfer.reference.boosting import Boosting
 from transfer.reference.join import has_arm, join_arm
@@ -23,7 +24,9 @@ from transfer.reference.join import has_arm, join_arm
 REFERENCE = "reference"
 
 
-def add_trees(run: Path, *, progress: Callable[[str, float], None], source: Path | None = None) -> None:
+def add_trees(
+    run: Path, *, progress: Callable[[str, float], None], source: Path | None = None, treated: bool = False
+) -> None:
     """Let LightGBM predict the windows that ``run`` has predicted, and add the arms ``lightgbm`` and ``blended`` to its
     predictions; nothing if they are there.
 
@@ -31,6 +34,7 @@ def add_trees(run: Path, *, progress: Callable[[str, float], None], source: Path
         run: the run's folder.
         source: where LightGBM's predictions are, or go if they are not there yet; in the run folder by default. They do
             not depend on the run, so that several runs over one data set can share them.
+        treated: whether to add ``lightgbm_treated`` too, trees that read the run's teacher.
 
     Raises:
         ConfigError: LightGBM is not installed, or ``run`` is no run.
@@ -38,19 +42,24 @@ def add_trees(run: Path, *, progress: Callable[[str, float], None], source: Path
         OwnershipError: another process works in the run folder.
     """
     with own(run_lock(run), patience=PATIENCE):
-        _add_trees(run, progress, source or run / REFERENCE / LIGHTGBM)
+        _join(run, progress, LIGHTGBM, source=source or run / REFERENCE / LIGHTGBM)
+        add_blended(run)
+        if treated:
+            _join(run, progress, LIGHTGBM_TREATED, source=run / REFERENCE / LIGHTGBM_TREATED)
 
 
-def _add_trees(run: Path, progress: Callable[[str, float], None], source: Path) -> None:
-    if not has_arm(run, arm=LIGHTGBM):
-        config = configuration.load(run / "platform.yaml", PlatformConfig)
-        workspace = config.workspace(dataset_of(config, run))
-        surfaces = predictions.surfaces(run)
-        last = max(window for surface in surfaces for window in predictions.windows(run, surface))
-        if not all(predictions.path_of(source, surface, last).is_file() for surface in surfaces):
-            trees = Boosting.Config(threads=os.cpu_count() or 1).build(
-                workspace=workspace, task=workspace.plan.tasks[0].name, seed=0, run=source
-            )
-            trees.predict_all([each for each in workspace.dataset.windows if each.index <= last], progress)
-        join_arm(run, source, arm=LIGHTGBM)
-    add_blended(run)
+def _join(run: Path, progress: Callable[[str, float], None], arm: str, *, source: Path) -> None:
+    if has_arm(run, arm=arm):
+        return
+    config = configuration.load(run / "platform.yaml", PlatformConfig)
+    workspace = config.workspace(dataset_of(config, run))
+    surfaces = predictions.surfaces(run)
+    last = max(window for surface in surfaces for window in predictions.windows(run, surface))
+    if not all(predictions.path_of(source, surface, last).is_file() for surface in surfaces):
+        teacher = run if arm == LIGHTGBM_TREATED else None
+        # Trees that read the teacher's logit do better without attributes, which are in it: docs/decisions.md.
+        trees = Boosting.Config(threads=os.cpu_count() or 1, categories=teacher is None).build(
+            workspace=workspace, task=workspace.plan.tasks[0].name, seed=0, run=source, teacher=teacher
+        )
+        trees.predict_all([each for each in workspace.dataset.windows if each.index <= last], progress)
+    join_arm(run, source, arm=arm)

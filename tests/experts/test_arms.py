@@ -34,7 +34,7 @@ from streaming.labels.plan import LabelPlan
 from streaming.labels.policy import FakeNegative
 from streaming.workspace import Workspace
 from transfer.distill import AuxiliaryHead, KnowledgeDistillation, StudentAdapter
-from transfer.gain import BLENDED, FM_HEAD, FM_SINGLE_SURFACE, LIGHTGBM, PAIRS
+from transfer.gain import BLENDED, FM_HEAD, FM_SINGLE_SURFACE, LIGHTGBM, LIGHTGBM_TREATED, PAIRS
 
 DEFAULT_EMBEDDING = 64
 
@@ -140,7 +140,7 @@ def test_an_arm_with_nothing_from_the_teacher_predicts_as_control(workspace: Wor
 
 def test_every_name_is_a_mode_and_every_mode_a_name() -> None:
     assert {*MODES, CONTROL_MATCHED} == set(get_args(ArmName))
-    beside = {BLENDED, FM_HEAD, FM_SINGLE_SURFACE, LIGHTGBM}  # predicted beside a run, by no expert
+    beside = {BLENDED, FM_HEAD, FM_SINGLE_SURFACE, LIGHTGBM, LIGHTGBM_TREATED}  # predicted beside a run, by no expert
     assert set(get_args(ArmName)) - {CONTROL} == {arm for arm, _ in PAIRS} - beside
 
 

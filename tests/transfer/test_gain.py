@@ -118,7 +118,8 @@ def test_pairs_use_the_seeds_that_both_arms_have(make_table) -> None:
 @pytest.mark.parametrize("seeds", [[1], [0, 1]])
 def test_a_reference_that_there_is_once_is_paired_with_every_seed(make_table, seeds: list[int]) -> None:
     """Whatever seeds the experts have, and whichever one it was written under."""
-    noise = {"control": 1.0, "treated": 0.3, "lightgbm": 0.7, "fm_single_surface": 0.8, "blended": 0.5, "fm_head": 0.6}
+    noise = {"control": 1.0, "treated": 0.3, "lightgbm": 0.7, "lightgbm_treated": 0.4, "fm_single_surface": 0.8}
+    noise |= {"blended": 0.5, "fm_head": 0.6}
     table = make_table(noise=noise, seeds=2)
     for column in predictions.columns_of(table.column_names, task="buy"):
         # The arm of the surface alone is written under the run's first seed, the others under 0.

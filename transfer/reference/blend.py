@@ -15,15 +15,10 @@ from transfer.gain import BLENDED, FM_HEAD
 from transfer.predictions import Column
 from transfer.reference.boosting import LIGHTGBM
 
-_EDGE = 1e-7
-"""Probabilities nearer to 0 or 1 are taken for this near: float32 knows little beyond."""
-
 
 def blend(trees_C: np.ndarray, teacher_C: np.ndarray) -> np.ndarray:
     """Probabilities float32 ``[C]`` of which the logit is the mean of both arguments' logits."""
-    logits = [
-        np.log(p / (1 - p)) for p in (each.astype(np.float64).clip(_EDGE, 1 - _EDGE) for each in (trees_C, teacher_C))
-    ]
+    logits = [predictions.logit(each) for each in (trees_C, teacher_C)]
     return (1 / (1 + np.exp(-np.mean(logits, axis=0)))).astype(np.float32)
 
 

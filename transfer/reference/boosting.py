@@ -1,5 +1,8 @@
 """LightGBM on the same as-of features and attributes: what a user would pick instead of experts and their teacher.
 
+With a teacher it also reads what that says of each candidate, and is the arm ``lightgbm_treated``: what a user of trees
+gains by one more column.
+
 Boosted trees over the rows of all surfaces, refitted on the past every few windows (Ke et al., 2017). Each window is
 predicted whole before anything of it is learned (law L4), from labels known before it began (L2)::
 
@@ -32,8 +35,10 @@ from streaming.requests import Requests
 from streaming.workspace import Workspace
 from transfer import predictions
 from transfer.gain import LIGHTGBM as LIGHTGBM
+from transfer.gain import LIGHTGBM_TREATED as LIGHTGBM_TREATED
 from transfer.predictions import Column, prediction_table
 from transfer.reference.features import TabularFeatures
+from transfer.reference.teacher_logit import TeacherLogit
 
 if TYPE_CHECKING:
     import lightgbm
@@ -64,6 +69,7 @@ class Boosting:
         patience: trees without an improvement there after which a fit stops.
         learning_rate, leaves, min_rows, feature_share, row_share, l2: of LightGBM (``num_leaves``,
             ``min_data_in_leaf`` and ``min_data_per_group``, ``feature_fraction``, ``bagging_fraction``, ``lambda_l2``).
+        categories: whether attributes and context are features, beside the surface.
         rate_half_life: windows after which a label counts half in the label rates.
         rate_strength: labels that the overall rate stands for in them.
         threads: of LightGBM.
@@ -79,15 +85,20 @@ class Boosting:
         feature_share: float = pydantic.Field(default=0.5, gt=0, le=1)
         row_share: float = pydantic.Field(default=0.7, gt=0, le=1)
         l2: float = pydantic.Field(default=10.0, ge=0)
+        categories: bool = True
         rate_half_life: float = pydantic.Field(default=16.0, gt=0)
         rate_strength: float = pydantic.Field(default=10.0, gt=0)
         threads: int = pydantic.Field(default=1, ge=1)
 
-        def build(self, *, workspace: Workspace, task: str, seed: int, run: Path) -> "Boosting":
-            return Boosting(config=self, workspace=workspace, task=task, seed=seed, run=run)
+        def build(
+            self, *, workspace: Workspace, task: str, seed: int, run: Path, teacher: Path | None = None
+        ) -> "Boosting":
+            return Boosting(config=self, workspace=workspace, task=task, seed=seed, run=run, teacher=teacher)
 
-    def __init__(self, *, config: Config, workspace: Workspace, task: str, seed: int, run: Path) -> None:
-        """``run``: folder that the predictions go to.
+    def __init__(
+        self, *, config: Config, workspace: Workspace, task: str, seed: int, run: Path, teacher: Path | None = None
+    ) -> None:
+        """``run``: folder that the predictions go to; ``teacher``: of a finished run, whose teacher is read.
 
         Raises:
             ConfigError: LightGBM is not installed, or the data set has no such task.
@@ -97,7 +108,7 @@ class Boosting:
             raise ConfigError(f"no task '{task}'; the data set has {', '.join(tasks)}.")
         self.config = config
         self.workspace = workspace
-        self.column = Column(task, LIGHTGBM, seed)
+        self.column = Column(task, LIGHTGBM if teacher is None else LIGHTGBM_TREATED, seed)
         self.run = run
         self._lightgbm = _import_lightgbm()
         self._task = tasks.index(task)
@@ -106,6 +117,8 @@ class Boosting:
             task=self._task,
             decay=0.5 ** (1 / config.rate_half_life),
             strength=config.rate_strength,
+            categories=config.categories,
+            teacher=None if teacher is None else self._reads(teacher),
         )
         self._past: deque[_Learned] = deque(maxlen=config.past_windows)
         self._model: lightgbm.Booster | None = None
@@ -118,7 +131,7 @@ class Boosting:
         """Predict ``windows``, which must be the data set's from its first on, and write the predictions."""
         for done, window in enumerate(windows, start=1):
             self.run_window(window)
-            progress(f"lightgbm, window {window.index}", done / len(windows))
+            progress(f"{self.column.arm}, window {window.index}", done / len(windows))
 
     def run_window(self, window: Window) -> None:
         """Fit if it is time to, predict the whole window, write that, and only then take in what became known in it."""
@@ -140,6 +153,10 @@ class Boosting:
     def predict(self, requests: Requests) -> np.ndarray:
         """Probabilities float64 ``[C]`` from what was learned so far; candidates are scored each by itself (law L6)."""
         return self._score(self._features.of(requests))
+
+    def _reads(self, teacher: Path) -> TeacherLogit:
+        surfaces, windows = self.workspace.inputs.surfaces, self.workspace.dataset.windows
+        return TeacherLogit(run=teacher, task=self.column.task, surfaces=surfaces, windows=windows)
 
     def _refit_if_due(self, window: Window) -> None:
         since = self._windows - self._fitted_at

@@ -4,8 +4,10 @@
 dense          the data set's own as-of features
 user_events,   the user's engagements before the request (``log1p``) and days since the last (-1: none), strictly
 user_days      earlier ones only (law L1); both again for those on the candidate's own surface
-categories     surface, item and user attributes, context; numbered as they first appear, unknown is not a number
+categories     surface, item and user attributes, context; numbered as they first appear, unknown is not a number; or
+               the surface alone
 rate, count    label rates by item, user, attribute, and user with each of these: of the windows before (law L5)
+teacher_logit  if there is a teacher: what it said before it learned the window, :mod:`transfer.reference.teacher_logit`
 ============== =======================================================================================================
 
 Nothing is read of a request's other candidates (law L6). Shape legend: C candidates, F features, K keys of rates.
@@ -19,6 +21,7 @@ from streaming.history import EngagementLog
 from streaming.labels.rates import LabelRates, key_names, keys_of
 from streaming.requests import Requests
 from streaming.workspace import Workspace
+from transfer.reference.teacher_logit import TeacherLogit
 
 DAY = 86_400_000_000  # microseconds
 _ALL = np.iinfo(np.int32).max
@@ -50,16 +53,29 @@ class TabularFeatures:
         task: index of the task whose labels the rates are of.
         decay: see :class:`streaming.labels.rates.LabelRates`.
         strength: likewise.
+        categories: whether attributes and context are read, beside the surface.
+        teacher: what reads the teacher's logit; None for no teacher.
 
     Attributes:
         names: of the F features; categorical: names of those that are categories.
     """
 
-    def __init__(self, *, workspace: Workspace, task: int, decay: float, strength: float) -> None:
+    def __init__(
+        self,
+        *,
+        workspace: Workspace,
+        task: int,
+        decay: float,
+        strength: float,
+        categories: bool = True,
+        teacher: TeacherLogit | None = None,
+    ) -> None:
         inputs = workspace.inputs
         self._task = task
         attributes = inputs.item_features[1:]
-        self.categorical = ["surface", *attributes, *inputs.user_features[1:], *inputs.context]
+        self.categorical = ["surface"]
+        if categories:
+            self.categorical += [*attributes, *inputs.user_features[1:], *inputs.context]
         keys = key_names(attributes)
         # Names may repeat between kinds of features; those of the model must not.
         self.names = [f"dense {name}" for name in inputs.dense]
@@ -67,6 +83,8 @@ class TabularFeatures:
         self.categorical = [f"category {index} {name}" for index, name in enumerate(self.categorical)]
         self.names += self.categorical
         self.names += [f"rate {name}" for name in keys] + [f"count {name}" for name in keys]
+        self.names += ["teacher_logit"] if teacher is not None else []
+        self._teacher = teacher
         self._workspace = workspace
         self._logs = [workspace.engagements.only(index) for index in range(len(inputs.surfaces))]
         self._numbering = [Numbering() for _ in self.categorical]
@@ -81,6 +99,7 @@ class TabularFeatures:
         """float32 ``[C, F]``: what was known just before the requests, label rates as of the last :meth:`learn`."""
         columns = [requests.dense, self._activity(requests), self._categories(requests)]
         columns += self._rates.at(keys_of(requests, self._workspace.items))
+        columns += [self._teacher.of(requests)] if self._teacher is not None else []
         return np.ascontiguousarray(np.concatenate(columns, axis=1), dtype=np.float32)
 
     def learn(self, window: Window) -> None:
@@ -105,7 +124,7 @@ class TabularFeatures:
             self._workspace.users.code[requests.user[owner], 1:],
             requests.context[owner],
         ]
-        columns = np.concatenate(code, axis=1).T
+        columns = np.concatenate(code, axis=1).T[: len(self._numbering)]
         return np.stack([number(column) for number, column in zip(self._numbering, columns, strict=True)], axis=1)
 
 

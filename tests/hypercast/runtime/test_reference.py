@@ -10,7 +10,7 @@ from transfer import predictions
 from transfer.gain import BLENDED, FM_HEAD
 from transfer.predictions import Column
 from transfer.reference.blend import blend
-from transfer.reference.boosting import LIGHTGBM
+from transfer.reference.boosting import LIGHTGBM, LIGHTGBM_TREATED
 
 
 @pytest.fixture
@@ -37,6 +37,14 @@ def test_they_join_the_runs_predictions_once(run: Path) -> None:
     assert not np.allclose(said(run, LIGHTGBM, 4), said(run, FM_HEAD, 4), rtol=1e-2)
     np.testing.assert_array_equal(said(run, BLENDED, 4), blend(said(run, LIGHTGBM, 4), said(run, FM_HEAD, 4)))
     reference.add_trees(run, progress=never)
+
+
+def test_trees_that_read_the_teacher_join_where_they_are_asked_for(run: Path) -> None:
+    reference.add_trees(run, progress=quiet, treated=True)
+    treated, alone = said(run, LIGHTGBM_TREATED, 4), said(run, LIGHTGBM, 4)
+    assert len(treated) == len(alone) and not np.allclose(treated, alone, rtol=1e-3)
+    reference.add_trees(run, progress=never, treated=True)
+    np.testing.assert_array_equal(said(run, LIGHTGBM_TREATED, 4), treated)
 
 
 def test_trees_are_grown_once_for_runs_that_share_a_source(run: Path, tmp_path: Path) -> None:

@@ -1,16 +1,22 @@
-"""Changed copies of a data set, and LightGBM small enough for it."""
+"""Changed copies of a data set, LightGBM small enough for it, and a teacher that says what it is told to."""
 
+import itertools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from streaming.dataset import Dataset, read_parquet
+from streaming.requests import Requests
 from streaming.workspace import Workspace
+from transfer import predictions
+from transfer.gain import FM_HEAD
+from transfer.predictions import Column, prediction_table
 from transfer.reference.boosting import Boosting
 
 Row = dict[str, Any]
@@ -28,13 +34,38 @@ def small() -> Boosting.Config:
 def boost(small: Boosting.Config, tmp_path: Path) -> Callable[..., Path]:
     """Let LightGBM predict a data set's first windows; returns the run folder."""
 
-    def run(dataset: Dataset, *, windows: int | None = None, seed: int = 0, config: Boosting.Config = small) -> Path:
+    def run(
+        dataset: Dataset,
+        *,
+        windows: int | None = None,
+        seed: int = 0,
+        config: Boosting.Config = small,
+        teacher: Path | None = None,
+    ) -> Path:
         folder = tmp_path / f"run{len(list(tmp_path.glob('run*')))}"
-        boosting = config.build(workspace=Workspace(dataset), task=TASK, seed=seed, run=folder)
+        boosting = config.build(workspace=Workspace(dataset), task=TASK, seed=seed, run=folder, teacher=teacher)
         boosting.predict_all(dataset.windows[:windows])
         return folder
 
     return run
+
+
+@pytest.fixture
+def teach(workspace: Workspace, tmp_path: Path) -> Callable[..., Path]:
+    """Write a run of the tiny data set whose teacher's logits are ``says(requests)``, float ``[C]``."""
+
+    def write(says: Callable[[Requests], np.ndarray]) -> Path:
+        run = tmp_path / f"taught{len(list(tmp_path.glob('taught*')))}"
+        for window, (index, surface) in itertools.product(
+            workspace.dataset.windows, enumerate(workspace.inputs.surfaces)
+        ):
+            requests = workspace.requests(window.index).on_surface(index)
+            said = {Column(TASK, FM_HEAD, 0): 1 / (1 + np.exp(-says(requests)))}
+            table = prediction_table(requests, said, tasks=[task.name for task in workspace.plan.tasks])
+            predictions.write(run, surface=surface, window=window.index, table=table)
+        return run
+
+    return write
 
 
 @pytest.fixture

@@ -12,14 +12,16 @@ import pytest
 from streaming.dataset import Dataset
 from streaming.errors import ConfigError
 from streaming.importers.synthetic import Synthetic
+from streaming.requests import Requests
 from streaming.schema import microseconds
 from streaming.workspace import Workspace
 from tests.transfer.reference.conftest import TASK, Row
 from transfer import predictions, sums
 from transfer.predictions import Column
-from transfer.reference.boosting import LIGHTGBM, Boosting
+from transfer.reference.boosting import LIGHTGBM, LIGHTGBM_TREATED, Boosting
 
 COLUMN = Column(TASK, LIGHTGBM, 0)
+TREATED = Column(TASK, LIGHTGBM_TREATED, 0)
 Boost = Callable[..., Path]
 Changed = Callable[..., Dataset]
 
@@ -165,6 +167,40 @@ def test_l6_a_candidate_alone_in_any_order(
         np.testing.assert_array_equal(
             boosting.predict(requests.on_surface(surface)), whole[requests.surface == surface]
         )
+
+
+def ne_of(run: Path, dataset: Dataset, column: Column) -> float:
+    late = [sums.of_window(run, surface=s, window=w, task=TASK) for s in dataset.config.surfaces for w in (4, 5, 6)]
+    return sums.combine(late).metrics()[column]["ne"]
+
+
+def test_a_teacher_that_knows_is_listened_to(
+    tiny_dataset: Dataset, boost: Boost, teach: Callable[..., Path], small: Boosting.Config
+) -> None:
+    def knows(requests: Requests) -> np.ndarray:
+        return np.nan_to_num(2.0 * requests.supervision.label[:, 0] - 1.0)
+
+    alone = boost(tiny_dataset)
+    config = small.model_copy(update={"categories": False})
+    taught = boost(tiny_dataset, config=config, teacher=teach(knows))
+    misled = boost(tiny_dataset, config=config, teacher=teach(lambda requests: np.zeros(len(requests.item))))
+    assert ne_of(taught, tiny_dataset, TREATED) < 0.2 * ne_of(alone, tiny_dataset, COLUMN)
+    assert ne_of(misled, tiny_dataset, TREATED) > 0.8 * ne_of(alone, tiny_dataset, COLUMN)
+
+
+def test_what_the_teacher_says_later_changes_nothing_before(
+    tiny_dataset: Dataset, boost: Boost, teach: Callable[..., Path]
+) -> None:
+    start = tiny_dataset.window(4).start
+
+    def later(requests: Requests) -> np.ndarray:
+        moved = requests.time[requests.owner] >= start
+        return requests.candidate_id % 97 / 97 + moved
+
+    one = boost(tiny_dataset, windows=4, teacher=teach(lambda requests: requests.candidate_id % 97 / 97))
+    other = boost(tiny_dataset, windows=4, teacher=teach(later))
+    equal = [np.array_equal(said(one, w, TREATED), said(other, w, TREATED)) for w in (1, 2, 3, 4)]
+    assert equal == [True, True, True, False]
 
 
 def test_unknown_task(workspace: Workspace, small: Boosting.Config, tmp_path: Path) -> None:

@@ -30,6 +30,16 @@ def test_names_are_unique_and_fit(features: TabularFeatures, workspace: Workspac
     assert set(features.categorical) <= set(features.names)
 
 
+def test_without_categories_there_is_the_surface(features: TabularFeatures, workspace: Workspace) -> None:
+    fewer = TabularFeatures(workspace=workspace, task=0, decay=1.0, strength=5.0, categories=False)
+    assert fewer.categorical == features.categorical[:1]
+    assert set(features.names) - set(fewer.names) == set(features.categorical[1:])
+    requests = workspace.requests(2)
+    values_CF, fewer_CF = features.of(requests), fewer.of(requests)
+    for name in fewer.names:
+        np.testing.assert_array_equal(column(fewer, fewer_CF, name), column(features, values_CF, name))
+
+
 def test_activity_counts_what_is_strictly_earlier(features: TabularFeatures, workspace: Workspace) -> None:
     requests, dataset = workspace.requests(3), workspace.dataset
     log = pa.concat_tables([dataset.engagements(window.index) for window in dataset.windows])

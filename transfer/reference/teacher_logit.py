@@ -1,0 +1,68 @@
+"""The teacher's logit as a feature of other models: what a run's foundation model said before it learned a window."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from streaming.dataset import Window
+from streaming.errors import DataError
+from streaming.requests import Requests
+from transfer import predictions
+from transfer.gain import FM_HEAD
+from transfer.predictions import Column
+
+
+class TeacherLogit:
+    """Reads the arm ``fm_head`` of a run: each window as it was predicted whole, before its labels (law L4).
+
+    Args:
+        run: folder of a run over the same data set.
+        task: whose logit.
+        surfaces: of the data set.
+        windows: of the data set; a request is of the one that its time is in.
+    """
+
+    def __init__(self, *, run: Path, task: str, surfaces: Sequence[str], windows: Sequence[Window]) -> None:
+        self._run = run
+        self._column = Column(task, FM_HEAD, 0).name
+        self._surfaces = surfaces
+        self._windows = windows
+
+    def of(self, requests: Requests) -> np.ndarray:
+        """float32 ``[C, 1]``; 0 where the teacher had said nothing.
+
+        Raises:
+            DataError: the run has not predicted these requests.
+        """
+        start = np.array([window.start for window in self._windows])
+        window_C = (np.searchsorted(start, requests.time, side="right") - 1)[requests.owner]
+        logit_C = np.empty(len(requests.item), dtype=np.float32)
+        for number in np.unique(window_C).tolist():
+            for surface, name in enumerate(self._surfaces):
+                rows = np.flatnonzero((window_C == number) & (requests.surface == surface))
+                if len(rows):
+                    logit_C[rows] = self._said(requests, rows, surface=name, window=self._windows[number].index)
+        return logit_C[:, None]
+
+    def _said(self, requests: Requests, rows: np.ndarray, *, surface: str, window: int) -> np.ndarray:
+        columns = ["request_id", "candidate_id", self._column]
+        table = predictions.read(self._run, surface=surface, window=window, columns=columns)
+        request_N, candidate_N, probability_N = (table[name].to_numpy() for name in columns)
+        order = np.lexsort((candidate_N, request_N))
+        known = _keys(request_N[order], candidate_N[order])
+        wanted = _keys(requests.request_id[requests.owner[rows]], requests.candidate_id[rows])
+        place = np.searchsorted(known, wanted).clip(max=max(len(known) - 1, 0))
+        if not len(known) or not np.array_equal(known[place], wanted):
+            raise DataError(
+                f"{predictions.path_of(self._run, surface, window)}: not all candidates were predicted. "
+                "Give a run over the same data set, at its end."
+            )
+        return predictions.logit(probability_N[order][place])
+
+
+def _keys(request_N: np.ndarray, candidate_N: np.ndarray) -> np.ndarray:
+    """One comparable value a row, ordered by request, then candidate."""
+    keys = np.empty(len(request_N), dtype=[("request", np.int64), ("candidate", np.int64)])
+    keys["request"], keys["candidate"] = request_N, candidate_N
+    return keys
