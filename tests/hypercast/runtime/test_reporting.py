@@ -32,13 +32,14 @@ def config(run: Path) -> PlatformConfig:
 
 def test_what_joins_a_run_shows_everywhere(run: Path) -> None:
     before = (run / "report.html").read_text()
-    told = CliRunner().invoke(app, ["transfer", "trees", "--run", str(run), "--json"])
+    told = CliRunner().invoke(app, ["transfer", "trees", "--treated", "--run", str(run), "--json"])
     assert told.exit_code == 0, told.output
     late = json.loads(told.stdout)["spans"]["late"]["surfaces"]["all surfaces"]
     assert late["gains"]["lightgbm_vs_control"] and late["gains"]["blended_vs_lightgbm"]
     page = (run / "report.html").read_text()
     assert "LightGBM" in page and "LightGBM" not in before
-    assert "| lightgbm |" in (run / "report.md").read_text()
+    report = (run / "report.md").read_text()
+    assert "| lightgbm |" in report and "| lightgbm_treated |" in report
     (root,) = (path for path in (run / "mlartifacts").glob("*/artifacts") if (path / "tables").is_dir())
     assert (root / "report" / "report.html").read_text() == page
     assert (root / "tables" / "report.md").read_text() == (run / "report.md").read_text()
