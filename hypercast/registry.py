@@ -226,20 +226,27 @@ class Registry(Catalogue):
         Raises:
             RegistryError: a bad name, or no such version.
         """
+        return self.pin_together([expert], lineage=lineage, version=version)[0]
+
+    def pin_together(self, experts: Sequence[str], *, lineage: str, version: int | None = None) -> list[Pin]:
+        """:meth:`pin` of all ``experts``, or of none where it cannot be."""
         check_name(lineage, what="lineage")
         with self._writing():
-            history = pins.read(self.root, expert)
+            histories = {expert: pins.read(self.root, expert) for expert in experts}
             published = self.list(lineage) if version is None else [self.get(snapshot_name(lineage, version))]
-            pin = Pin(
-                expert=expert,
-                lineage=lineage,
-                version=version,
-                dims=published[-1].dims if published else None,
-                dtype=published[-1].dtype if published else None,
-            )
-            if not history or history[-1] != pin:
-                pins.write(self.root, expert, [*history, pin])
-            return pin
+            pinned = []
+            for expert, history in histories.items():
+                pin = Pin(
+                    expert=expert,
+                    lineage=lineage,
+                    version=version,
+                    dims=published[-1].dims if published else None,
+                    dtype=published[-1].dtype if published else None,
+                )
+                if not history or history[-1] != pin:
+                    pins.write(self.root, expert, [*history, pin])
+                pinned.append(pin)
+            return pinned
 
     def rollback(self, expert: str) -> Pin:
         """Return ``expert`` to the pin it had before, and forget the present one.
@@ -247,15 +254,34 @@ class Registry(Catalogue):
         Raises:
             RegistryError: it has no earlier pin, or the snapshot of that pin is gone.
         """
+        return self.rollback_together([expert])[0]
+
+    def rollback_together(self, experts: Sequence[str]) -> list[Pin]:
+        """:meth:`rollback` of all ``experts``, or of none where it cannot be.
+
+        Raises:
+            RegistryError: as there, or they were not pinned alike before.
+        """
         with self._writing():
-            self.pinned(expert)
-            history = pins.read(self.root, expert)[:-1]
-            if not history:
-                raise RegistryError(f"{self.root}: expert {expert!r} has had one pin only: nothing to go back to.")
-            if history[-1].version is not None:
-                self.get(history[-1].target)
-            pins.write(self.root, expert, history)
-            return history[-1]
+            earlier = {}
+            for expert in experts:
+                self.pinned(expert)
+                earlier[expert] = pins.read(self.root, expert)[:-1]
+                if not earlier[expert]:
+                    raise RegistryError(f"{self.root}: expert {expert!r} has had one pin only: nothing to go back to.")
+            found = [history[-1] for history in earlier.values()]
+            if len({pin.target for pin in found}) > 1:
+                apart = ", ".join(f"{pin.expert} to {pin.target}" for pin in found)
+                raise RegistryError(
+                    f"{self.root}: these share a pin, and were pinned apart before: {apart}. Give them a pin instead: "
+                    f"hypercast expert pin {experts[0]}."
+                )
+            for pin in found:
+                if pin.version is not None:
+                    self.get(pin.target)
+            for expert, history in earlier.items():
+                pins.write(self.root, expert, history)
+            return found
 
     def _clean(self, lineage: str | None) -> None:
         if lineage is not None:

@@ -78,6 +78,7 @@ PAIRS: tuple[tuple[str, str], ...] = (
     (FM_HEAD, FM_SINGLE_SURFACE),
     *((arm, CONTROL) for arm in (CONTROL_MATCHED, LIGHTGBM, FM_SINGLE_SURFACE, FM_HEAD)),
     *((arm, LIGHTGBM) for arm in (TREATED, TAE_AUX_HEAD_ADAPTER, BLENDED, LIGHTGBM_TREATED, FM_HEAD)),
+    *((LIGHTGBM_TREATED, against) for against in (BLENDED, FM_HEAD)),
 )
 """The comparisons made by default, where both arms ran: (arm, against)."""
 

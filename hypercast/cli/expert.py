@@ -124,10 +124,8 @@ def expert_pin(
     """Tie an expert to a lineage, or to one snapshot of it; surfaces that share an expert share its pin."""
     from hypercast.registry import Registry
 
-    registry = Registry(run / "registry")
-    _emit_pins(
-        name, [registry.pin(each, lineage=lineage, version=version) for each in _pinned_together(run, name)], json
-    )
+    together = _pinned_together(run, name)
+    _emit_pins(name, Registry(run / "registry").pin_together(together, lineage=lineage, version=version), json)
 
 
 @expert.command("rollback")
@@ -135,8 +133,7 @@ def expert_rollback(name: str, run: RunFolder = DEMO, json: Json = False) -> Non
     """Return an expert to the pin it had before; surfaces that share an expert share its pin."""
     from hypercast.registry import Registry
 
-    registry = Registry(run / "registry")
-    _emit_pins(name, [registry.rollback(each) for each in _pinned_together(run, name)], json)
+    _emit_pins(name, Registry(run / "registry").rollback_together(_pinned_together(run, name)), json)
 
 
 def _emit_pins(name: str, pins: "list[Pin]", json: bool) -> None:

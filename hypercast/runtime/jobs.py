@@ -143,7 +143,8 @@ class ExpertJob:
             found = ", ".join(f"{pin.expert} to {pin.target}" for pin in ties)
             raise RegistryError(
                 f"{registry.root}: surfaces that share an expert are pinned apart: {found}. Give them one pin: "
-                f"hypercast expert pin {surfaces[0]} --run {run}, with --version N for one snapshot; it pins them all."
+                f"hypercast expert pin {surfaces[0]} --lineage {config.foundation.publisher.lineage} --run {run}, with "
+                "--version N for one snapshot; it pins them all."
             )
         return SurfaceLearner(
             config=config.expert,

@@ -9,6 +9,8 @@ import torch
 from benchmarks.options import Options
 from benchmarks.precision import CANDIDATES, HISTORY, request_batch
 from benchmarks.precision_cost import FLOAT32, Costs, measure, smallest_first
+from streaming.dataset import Dataset
+from streaming.workspace import Workspace
 
 
 def test_costs_are_relative_to_the_loss_of_float32_and_have_an_interval_over_users() -> None:
@@ -48,4 +50,7 @@ def test_costs_of_a_small_run_are_measured_for_its_snapshots_and_for_every_exper
         low, cost, high = (float(values[f"{prefix}ne_cost_pct{end}"]) for end in ("_lo", "", "_hi"))
         assert low <= cost <= high
     # Tables of eight or four bits are smaller by what their row scales leave.
+    assert 1 < float(values["int8_tables.table_ratio"]) < 4
     assert float(values["int8_tables.table_ratio"]) < float(values["int4_tables.table_ratio"]) < 8
+    workspace = Workspace(Dataset.open(tmp_path / "generated" / "data"))
+    assert values["expert.ne_candidates"] == len(workspace.requests(5).item)

@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks import transfer_bars
 from tests.transfer.conftest import _make_table as make_table
-from transfer import sums
+from transfer import gain, sums
 from transfer.sums import UserSums
 
 
@@ -26,3 +26,12 @@ def test_a_surface_within_the_noise_floor_is_not_ahead(home: UserSums) -> None:
     assert noisy["home.tae_best.gain_lo"] > 0
     assert noisy["home.tae_best.gain_pct"] < noisy["noise_floor_pct"]
     assert noisy["tae_best_vs_control_surfaces_ahead"] == 0
+
+
+def test_no_reference_is_chosen_as_a_mode() -> None:
+    noise = {"control": 1.0, "treated": 0.5} | dict.fromkeys(transfer_bars.REFERENCES[1:], 0.1)
+    best = sums.accumulate(make_table(noise=noise, seeds=1), task="buy")
+    assert transfer_bars.choose({"home": best}) == {"expert_best": "treated"}
+    assert set(gain.TRAINED_ONCE) <= set(transfer_bars.REFERENCES)
+    found = figures(best)
+    assert found["home.lightgbm_treated_vs_lightgbm_lo"] <= found["home.lightgbm_treated_vs_lightgbm_pct"]

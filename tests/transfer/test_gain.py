@@ -131,7 +131,7 @@ def test_a_reference_that_there_is_once_is_paired_with_every_seed(make_table, se
     for pair in [(arm, "control") for arm in gain.TRAINED_ONCE] + [("treated", "lightgbm")]:
         assert found[pair].seeds == len(seeds)
         assert found[pair].gain_pct == pytest.approx(100 * (1 - ne[pair[0]] / ne[pair[1]]))
-    for pair in [("fm_head", "lightgbm"), ("blended", "lightgbm"), ("fm_head", "fm_single_surface")]:
+    for pair in [("fm_head", "lightgbm"), ("lightgbm_treated", "blended"), ("fm_head", "fm_single_surface")]:
         assert found[pair].seeds == 1
 
 

@@ -18,11 +18,12 @@ FULL = {
     "tae_aux_head_adapter": 0.5,
     "treated": 0.3,
     "lightgbm": 0.7,
+    "lightgbm_treated": 0.45,
     "fm_single_surface": 0.75,
     "blended": 0.4,
     "fm_head": 0.6,
 }
-ONCE = [f"p_buy.{arm}.seed1" for arm in ("lightgbm", "fm_single_surface", "blended")]
+ONCE = [f"p_buy.{arm}.seed1" for arm in ("lightgbm", "lightgbm_treated", "fm_single_surface", "blended")]
 
 
 @pytest.fixture(scope="module")

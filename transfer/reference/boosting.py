@@ -1,12 +1,12 @@
 """LightGBM on the same as-of features and attributes: what a user would pick instead of experts and their teacher.
 
 With a teacher it also reads what that says of each candidate, and is the arm ``lightgbm_treated``: what a user of trees
-gains by one more column.
+gains by the teacher's word.
 
 Boosted trees over the rows of all surfaces, refitted on the past every few windows (Ke et al., 2017). Each window is
 predicted whole before anything of it is learned (law L4), from labels known before it began (L2)::
 
-    RUN/predictions/SURFACE/window=00012.parquet      with the column p_TASK.lightgbm.seedN
+    RUN/predictions/SURFACE/window=00012.parquet      with the column p_TASK.ARM.seedN
     RUN/trees/ab12….txt                               one fit, named after all that it was fitted on: a run that was
                                                       stopped goes on from there
 

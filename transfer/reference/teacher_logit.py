@@ -30,10 +30,10 @@ class TeacherLogit:
         self._windows = windows
 
     def of(self, requests: Requests) -> np.ndarray:
-        """float32 ``[C, 1]``; 0 where the teacher had said nothing.
+        """float32 ``[C, 1]``; where the log had no row of the teacher's, what the arm says there.
 
         Raises:
-            DataError: the run has not predicted these requests.
+            DataError: the run has not predicted these requests, or has no teacher.
         """
         start = np.array([window.start for window in self._windows])
         window_C = (np.searchsorted(start, requests.time, side="right") - 1)[requests.owner]
@@ -47,17 +47,19 @@ class TeacherLogit:
 
     def _said(self, requests: Requests, rows: np.ndarray, *, surface: str, window: int) -> np.ndarray:
         columns = ["request_id", "candidate_id", self._column]
+        path = predictions.path_of(self._run, surface, window)
         table = predictions.read(self._run, surface=surface, window=window, columns=columns)
+        if self._column not in table.column_names:
+            raise DataError(
+                f"{path}: no column '{self._column}': there is no teacher's prediction of that task to read."
+            )
         request_N, candidate_N, probability_N = (table[name].to_numpy() for name in columns)
         order = np.lexsort((candidate_N, request_N))
         known = _keys(request_N[order], candidate_N[order])
         wanted = _keys(requests.request_id[requests.owner[rows]], requests.candidate_id[rows])
         place = np.searchsorted(known, wanted).clip(max=max(len(known) - 1, 0))
         if not len(known) or not np.array_equal(known[place], wanted):
-            raise DataError(
-                f"{predictions.path_of(self._run, surface, window)}: not all candidates were predicted. "
-                "Give a run over the same data set, at its end."
-            )
+            raise DataError(f"{path}: not all candidates were predicted: the data set is not the one of the run.")
         return predictions.logit(probability_N[order][place])
 
 

@@ -133,7 +133,7 @@ def test_surfaces_that_share_an_expert_are_pinned_alike(platform_file: MakeFile,
     registry = Registry(config.run / "registry")
     registry.pin("surface_1", lineage="FM", version=registry.list("FM")[-1].version)
     with pytest.raises(
-        RegistryError, match=r"pinned apart: surface_0 to FM, surface_1 to FM@.*expert pin surface_0 --run"
+        RegistryError, match=r"pinned apart: surface_0 to FM, surface_1 to FM@.*expert pin surface_0 --lineage FM --run"
     ):
         ExpertJob(config, config.run, SURFACES)
     registry.rollback("surface_1")
@@ -161,7 +161,24 @@ def test_a_pin_of_the_group_or_of_a_surface_is_one_of_all_its_surfaces(shared_ru
         assert pinned() == {newest.name}
         assert say("rollback", name)["pinned to"] == "FM"
         assert pinned() == {"FM"}
+    for words in (("rollback", "both"), ("pin", "both", "--version", "99")):
+        assert CliRunner().invoke(app, ["expert", *words, "--run", str(run)]).exit_code != 0
+        assert pinned() == {"FM"}
     assert "both" not in pins.experts(run / "registry")
+
+
+def test_surfaces_that_were_pinned_apart_do_not_go_back_together(shared_run: Path, tmp_path: Path) -> None:
+    registry = Registry(shutil.copytree(shared_run, tmp_path / "run") / "registry")
+    older, newest = registry.list("FM")[-2:]
+    registry.pin("surface_0", lineage="FM", version=older.version)
+    registry.pin_together(SURFACES, lineage="FM", version=newest.version)
+    with pytest.raises(RegistryError, match=rf"surface_0 to {older.name}, surface_1 to FM\. Give them a pin"):
+        registry.rollback_together(SURFACES)
+    assert {registry.pinned(surface).target for surface in SURFACES} == {newest.name}
+    registry.rollback("surface_1")
+    with pytest.raises(RegistryError, match="'surface_1' has had one pin only"):
+        registry.rollback_together(SURFACES)
+    assert registry.pinned("surface_0").target == newest.name
 
 
 def test_an_expert_of_one_surface_can_be_made_beside_it(shared_run: Path, tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from streaming.errors import DataError
 from streaming.workspace import Workspace
 from tests.transfer.reference.conftest import TASK
 from transfer import predictions
+from transfer.gain import FM_HEAD
+from transfer.predictions import Column
 from transfer.reference.teacher_logit import TeacherLogit
 
 Teach = Callable[..., Path]
@@ -44,10 +46,15 @@ def test_a_run_that_has_not_predicted_the_requests_is_refused(workspace: Workspa
     surface = workspace.inputs.surfaces[0]
     table = predictions.read(run, surface=surface, window=2)
     predictions.write(run, surface=surface, window=2, table=table.slice(1))
-    with pytest.raises(DataError, match=r"window=00002.parquet: not all candidates were predicted. Give a run over"):
+    with pytest.raises(
+        DataError, match=r"window=00002.parquet: not all candidates were predicted: the data set is not"
+    ):
         reader(workspace, run).of(requests)
     predictions.write(run, surface=surface, window=2, table=table.slice(0, 0))
     with pytest.raises(DataError, match="not all candidates"):
+        reader(workspace, run).of(requests)
+    predictions.write(run, surface=surface, window=2, table=table.drop_columns([Column(TASK, FM_HEAD, 0).name]))
+    with pytest.raises(DataError, match=r"no column 'p_purchase\.fm_head\.seed0': there is no teacher's prediction"):
         reader(workspace, run).of(requests)
     predictions.path_of(run, surface, 2).unlink()
     with pytest.raises(DataError, match=f"no predictions of surface '{surface}' in window 2"):
