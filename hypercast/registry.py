@@ -276,9 +276,8 @@ class Registry(Catalogue):
                     f"{self.root}: these share a pin, and were pinned apart before: {apart}. Give them a pin instead: "
                     f"hypercast expert pin {experts[0]}."
                 )
-            for pin in found:
-                if pin.version is not None:
-                    self.get(pin.target)
+            if found[0].version is not None:
+                self.get(found[0].target)
             for expert, history in earlier.items():
                 pins.write(self.root, expert, history)
             return found

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hypercast.store.keys import KeyIndex
 from streaming.dataset import Window
 from streaming.errors import DataError
 from streaming.requests import Requests
@@ -54,17 +55,9 @@ class TeacherLogit:
                 f"{path}: no column '{self._column}': there is no teacher's prediction of that task to read."
             )
         request_N, candidate_N, probability_N = (table[name].to_numpy() for name in columns)
-        order = np.lexsort((candidate_N, request_N))
-        known = _keys(request_N[order], candidate_N[order])
-        wanted = _keys(requests.request_id[requests.owner[rows]], requests.candidate_id[rows])
-        place = np.searchsorted(known, wanted).clip(max=max(len(known) - 1, 0))
-        if not len(known) or not np.array_equal(known[place], wanted):
+        row_C = KeyIndex(request_id=request_N, candidate_id=candidate_N).locate(
+            request_id=requests.request_id[requests.owner[rows]], candidate_id=requests.candidate_id[rows]
+        )
+        if (row_C < 0).any():
             raise DataError(f"{path}: not all candidates were predicted: the data set is not the one of the run.")
-        return predictions.logit(probability_N[order][place])
-
-
-def _keys(request_N: np.ndarray, candidate_N: np.ndarray) -> np.ndarray:
-    """One comparable value a row, ordered by request, then candidate."""
-    keys = np.empty(len(request_N), dtype=[("request", np.int64), ("candidate", np.int64)])
-    keys["request"], keys["candidate"] = request_N, candidate_N
-    return keys
+        return predictions.logit(probability_N[row_C])

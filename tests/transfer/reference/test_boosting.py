@@ -35,6 +35,11 @@ def same(one: Path, other: Path, window: int) -> bool:
     return bool(np.array_equal(said(one, window), said(other, window)))
 
 
+def late_metrics(run: Path, dataset: Dataset, column: Column) -> dict[str, float]:
+    late = [sums.of_window(run, surface=s, window=w, task=TASK) for s in dataset.config.surfaces for w in (4, 5, 6)]
+    return sums.combine(late).metrics()[column]
+
+
 def flip(row: Row) -> None:
     labels = row["supervision"][f"label_{TASK}"]
     labels[:] = [None if label is None else 1 - label for label in labels]
@@ -48,11 +53,7 @@ def late(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 def test_it_learns(tiny_dataset: Dataset, boost: Boost) -> None:
-    run = boost(tiny_dataset)
-    late = [
-        sums.of_window(run, surface=s, window=w, task=TASK) for s in tiny_dataset.config.surfaces for w in (4, 5, 6)
-    ]
-    values = sums.combine(late).metrics()[COLUMN]
+    values = late_metrics(boost(tiny_dataset), tiny_dataset, COLUMN)
     assert values["ne"] < 0.85 and values["auc"] > 0.7  # preferences alone decide: 0.6 against 0.05
 
 
@@ -169,23 +170,21 @@ def test_l6_a_candidate_alone_in_any_order(
         )
 
 
-def ne_of(run: Path, dataset: Dataset, column: Column) -> float:
-    late = [sums.of_window(run, surface=s, window=w, task=TASK) for s in dataset.config.surfaces for w in (4, 5, 6)]
-    return sums.combine(late).metrics()[column]["ne"]
-
-
 def test_a_teacher_that_knows_is_listened_to(
     tiny_dataset: Dataset, boost: Boost, teach: Callable[..., Path], small: Boosting.Config
 ) -> None:
     def knows(requests: Requests) -> np.ndarray:
         return np.nan_to_num(2.0 * requests.supervision.label[:, 0] - 1.0)
 
-    alone = boost(tiny_dataset)
+    def ne_of(run: Path, column: Column) -> float:
+        return late_metrics(run, tiny_dataset, column)["ne"]
+
+    alone = ne_of(boost(tiny_dataset), COLUMN)
     config = small.model_copy(update={"categories": False})
     taught = boost(tiny_dataset, config=config, teacher=teach(knows))
     misled = boost(tiny_dataset, config=config, teacher=teach(lambda requests: np.zeros(len(requests.item))))
-    assert ne_of(taught, tiny_dataset, TREATED) < 0.2 * ne_of(alone, tiny_dataset, COLUMN)
-    assert ne_of(misled, tiny_dataset, TREATED) > 0.8 * ne_of(alone, tiny_dataset, COLUMN)
+    assert ne_of(taught, TREATED) < 0.2 * alone
+    assert ne_of(misled, TREATED) > 0.8 * alone
 
 
 def test_what_the_teacher_says_later_changes_nothing_before(
