@@ -112,7 +112,7 @@ def read(root: Path, expert: str) -> list[Pin]:
     try:
         value = record.read(
             _path(root, expert),
-            remedy=f"Delete it and pin the expert again: hypercast expert pin {expert} --lineage FM.",
+            remedy=f"Delete it and pin the expert again: hypercast expert pin {expert} --lineage NAME.",
         )
     except FileNotFoundError:
         return []

@@ -63,32 +63,39 @@ def read(run: Path, *, surfaces: Sequence[str]) -> Health:
     coverage: dict[str, dict[str, dict[int, float]]] = {}
     age: dict[str, dict[int, float]] = {}
     for folder in sorted((run / "checkpoints" / "experts").glob("*")):
-        for prefix in (COVERAGE, TEACHER):
-            for metric, series in _series(folder, prefix).items():
-                name, _, surface = metric.partition(OF)
-                if prefix == COVERAGE:
-                    coverage.setdefault(surface or folder.name, {})[name] = series
-                elif name == "age_hours":
-                    age[surface or folder.name] = series
+        noted = _noted(folder)
+        for metric, series in _series(noted, COVERAGE).items():
+            name, _, surface = metric.partition(OF)
+            coverage.setdefault(surface or folder.name, {})[name] = series
+        for metric, series in _series(noted, TEACHER).items():
+            name, _, surface = metric.partition(OF)
+            if name == "age_hours":
+                age[surface or folder.name] = series
     return Health(
         coverage={name: coverage[name] for name in surfaces if name in coverage},
         age={name: age[name] for name in surfaces if name in age},
-        drift=_series(run / "checkpoints" / "foundation", DRIFT),
+        drift=_series(_noted(run / "checkpoints" / "foundation"), DRIFT),
     )
 
 
-def _series(folder: Path, prefix: str) -> dict[str, dict[int, float]]:
+def _noted(folder: Path) -> dict[str, dict[str, float]]:
+    """Metrics by window, as the newest checkpoint has them; empty if there is none."""
     newest = checkpoint.latest(folder)
     if newest is None:
         return {}
     try:
         # Without the tensors, which take a thousand times as long.
-        noted = json.loads((newest / "state.json").read_bytes())["metrics"]
+        noted: dict[str, dict[str, float]] = json.loads((newest / "state.json").read_bytes())["metrics"]
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"{newest}: what was noted of the windows cannot be read ({error}). If the run is going on, ask again; "
             "otherwise resume it, which says what is damaged: hypercast run PLATFORM.yaml"
         ) from None
+    return noted
+
+
+def _series(noted: Mapping[str, Mapping[str, float]], prefix: str) -> dict[str, dict[int, float]]:
+    """Metrics whose names begin with ``prefix``, by the rest of the name and by window."""
     series: dict[str, dict[int, float]] = {}
     for window, metrics in noted.items():
         for name, value in metrics.items():

@@ -100,9 +100,10 @@ class Catalogue:
         """
         history = pins.read(self.root, expert)
         if not history:
+            lineage = next(iter(self.lineages()), "FM")
             raise RegistryError(
                 f"{self.root}: expert {expert!r} is not pinned; pinned are {pins.experts(self.root)}. "
-                f"Pin it: hypercast expert pin {expert} --lineage FM."
+                f"Pin it: hypercast expert pin {expert} --lineage {lineage}."
             )
         return history[-1]
 

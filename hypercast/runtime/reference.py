@@ -55,8 +55,9 @@ def _join(run: Path, progress: Callable[[str, float], None], arm: str, *, source
     workspace = config.workspace(dataset_of(config, run))
     surfaces = predictions.surfaces(run)
     last = max(window for surface in surfaces for window in predictions.windows(run, surface))
-    if not all(predictions.path_of(source, surface, last).is_file() for surface in surfaces):
-        teacher = run if arm == LIGHTGBM_TREATED else None
+    teacher = run if arm == LIGHTGBM_TREATED else None
+    # What the teacher says may have changed since these trees predicted; fits to the same rows are taken from disk.
+    if teacher or not all(predictions.path_of(source, surface, last).is_file() for surface in surfaces):
         # Trees that read the teacher's logit do better without attributes, which are in it: docs/decisions.md.
         trees = Boosting.Config(threads=os.cpu_count() or 1, categories=teacher is None).build(
             workspace=workspace, task=workspace.plan.tasks[0].name, seed=0, run=source, teacher=teacher

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from hypercast.runtime import reference
@@ -49,6 +50,21 @@ def test_trees_that_read_the_teacher_join_where_they_are_asked_for(run: Path) ->
     assert last in asked  # the teacher's column is the last
     reference.add_trees(run, progress=never, treated=True)
     np.testing.assert_array_equal(said(run, LIGHTGBM_TREATED, 4), treated)
+
+
+def test_they_read_what_the_teacher_says_now(run: Path) -> None:
+    reference.add_trees(run, progress=quiet, treated=True)
+    before = said(run, LIGHTGBM_TREATED, 4)
+    teacher, treated = (Column("purchase", arm, 0).name for arm in (FM_HEAD, LIGHTGBM_TREATED))
+    for surface in predictions.surfaces(run):
+        for window in predictions.windows(run, surface):
+            table = predictions.read(run, surface=surface, window=window).drop_columns([treated])
+            place = table.column_names.index(teacher)
+            nothing = pa.array(np.full(len(table), 0.5, dtype=np.float32))
+            table = table.set_column(place, table.schema.field(teacher), nothing)
+            predictions.write(run, surface=surface, window=window, table=table)
+    reference.add_trees(run, progress=quiet, treated=True)
+    assert not np.array_equal(said(run, LIGHTGBM_TREATED, 4), before)
 
 
 def test_trees_are_grown_once_for_runs_that_share_a_source(run: Path, tmp_path: Path) -> None:
