@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from streaming.errors import DataError
 from transfer import gain, sums
 from transfer.gain import Span
@@ -36,16 +34,13 @@ def joined(parts: Mapping[str, UserSums]) -> UserSums:
     Raises:
         DataError: they are over different rows.
     """
-    (name, first), *others = parts.items()
-    for other_name, other in others:
-        if not all(np.array_equal(getattr(first, rows), getattr(other, rows)) for rows in _ROWS):
-            raise DataError(f"{other_name}: predictions are of other rows than those of {name}: not one comparison.")
-    wide = {each: np.concatenate([getattr(part, each) for part in parts.values()], axis=1) for each in _WIDE}
-    return replace(first, columns=tuple(column for part in parts.values() for column in part.columns), **wide)
-
-
-_ROWS = ("user", "tagged", "rows", "positives")
-_WIDE = ("loss", "weight_loss", "predicted", "histogram")
+    (first, all_of_them), *others = parts.items()
+    for name, part in others:
+        both = all_of_them.beside(part)
+        if both is None:
+            raise DataError(f"{name}: predictions are of other rows than those of {first}: not one comparison.")
+        all_of_them = both
+    return all_of_them
 
 
 def _spread(each: UserSums, *, first_seed: int) -> UserSums:

@@ -110,6 +110,20 @@ MODES: Mapping[str, Mode] = {
 """All arms but ``control_matched``, whose size follows from the others."""
 
 
+FROM_ARM: Mapping[str, str] = {
+    "shared": "name the surfaces in the platform file, expert_groups: {mailers: [mailer_front, mailer_back_wrap]}",
+    "fusion": "give it beside model, as fusion: {kind: concat}",
+    "representation": "give it beside model, as representation: sequence",
+    "logit_residual": "choose the arm logit_residual or treated",
+    "tower": "choose the arm finetune",
+    "distillation": "give kd, aux_head or adapter beside model, and choose the arm of that name",
+    "cohorts": "give them beside model, and choose the arm c2al or tae_c2al",
+}
+"""Settings of :class:`ExpertModel.Config` that follow from what an expert is, and what to give instead: the control is
+the model without any of them.
+"""
+
+
 class ArmsConfig(BaseConfig):
     """Which arms run beside each other, and what they share.
 
@@ -148,13 +162,22 @@ class ArmsConfig(BaseConfig):
 
     @pydantic.field_validator("model")
     @classmethod
-    def _sharing_follows(cls, model: ExpertModel.Config) -> ExpertModel.Config:
-        if model.shared:
-            raise ValueError(
-                "model.shared follows from the surfaces that an expert is of. Leave it out, and name them in the "
-                "platform file: expert_groups: {mailers: [mailer_front, mailer_back_wrap]}"
-            )
+    def _is_the_control(cls, model: ExpertModel.Config) -> ExpertModel.Config:
+        plain = ExpertModel.Config()
+        for name, instead in FROM_ARM.items():
+            if getattr(model, name) != getattr(plain, name):
+                raise ValueError(f"model.{name} follows from the arm or its surfaces. Leave it out; {instead}")
         return model
+
+    @pydantic.field_validator("aux_head")
+    @classmethod
+    def _adapter_is_an_arms(cls, aux_head: AuxiliaryHead.Config) -> AuxiliaryHead.Config:
+        if aux_head.adapter is not None:
+            raise ValueError(
+                "aux_head.adapter follows from the arm. Leave it out; give adapter: {weight: 3} beside aux_head, and "
+                "choose the arm aux_head_adapter or tae_aux_head_adapter"
+            )
+        return aux_head
 
     def models(
         self, *, inputs: Inputs, widths: Mapping[str, int], tower: TowerShape | None = None

@@ -20,7 +20,7 @@ from foundation.hstu.vocabulary import BatchVocabulary
 from hypercast.tensors import save
 from streaming.config import Config as BaseConfig
 from streaming.config import dump
-from streaming.files import sha256_of, write_directory
+from streaming.files import sha256_of
 from streaming.labels.rate_columns import FORMAT, LabelRateColumns
 from streaming.workspace import Workspace
 
@@ -42,31 +42,23 @@ class ExportedRates(BaseConfig):
 
 
 def export_rates(folder: Path, workspace: Workspace, *, before: int) -> ExportedRates | None:
-    """Write to ``folder`` what requests of window ``before`` read, if it is not there; None where they read no rates.
-
-    ``folder`` appears with the counts in it: nobody finds it without.
-    """
+    """Write to ``folder``, which is there, what requests of window ``before`` read; None where they read no rates."""
     columns = workspace.label_rates_before(before)
     if columns is None:
         return None
     tables = folder / TABLES
-    if not tables.is_file():
-        state = {name: torch.from_numpy(value) for name, value in columns.state_dict().items()}
-        write_directory(folder, lambda partial: save(partial / TABLES, state))
+    save(tables, {name: torch.from_numpy(value) for name, value in columns.state_dict().items()})
     return ExportedRates(format=FORMAT, columns=columns.config, names=columns.names, sha256=sha256_of(tables))
 
 
 def export_expert(
     folder: Path, *, model: ExpertModel, vocabulary: BatchVocabulary, rates: ExportedRates | None
 ) -> None:
-    """Write one arm, with the weights that it has now."""
+    """Write one arm to ``folder``, a new one, with the weights that it has now."""
     parts = {"model": model.serving_state(), "vocabulary": vocabulary.state_dict()}
     tensors = {f"{part}.{name}": value for part, state in parts.items() for name, value in state.items()}
-
-    def write(partial: Path) -> None:
-        save(partial / "expert.safetensors", tensors)
-        (partial / "expert.yaml").write_text(dump(model.config.serving()), encoding="utf-8")
-        if rates is not None:
-            (partial / SETTINGS).write_text(dump(rates), encoding="utf-8")
-
-    write_directory(folder, write)
+    folder.mkdir()
+    save(folder / "expert.safetensors", tensors)
+    (folder / "expert.yaml").write_text(dump(model.config.serving()), encoding="utf-8")
+    if rates is not None:
+        (folder / SETTINGS).write_text(dump(rates), encoding="utf-8")

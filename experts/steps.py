@@ -36,6 +36,7 @@ from hypercast.training.loop import ContinualTrainer
 from hypercast.training.replay import Replay
 from streaming.dataset import Window
 from streaming.errors import ConfigError
+from streaming.files import write_directory
 from streaming.labels.rate_columns import LabelRateColumns
 from streaming.requests import Requests
 from streaming.workspace import Workspace
@@ -229,19 +230,21 @@ class SurfaceLearner:
         }
 
     def export(self, folder: Path) -> None:
-        """Write the first seed's experts to ``folder/ARM``, those that are not there, see :mod:`experts.export`."""
-        missing = {
-            folder / arm: member
-            for (arm, seed), member in self.members.items()
-            if seed == self.seeds[0] and not (folder / arm).exists()
-        }
-        if not missing:
+        """Write the first seed's experts to ``folder/ARM``, all at once, see :mod:`experts.export`; nothing if they are
+        there.
+        """
+        first = {arm: member for (arm, seed), member in self.members.items() if seed == self.seeds[0]}
+        if folder.exists():
             return
-        learned = max(self.replay.trained, default=self.workspace.dataset.windows[0].index - 1)
-        rates = export_rates(folder, self.workspace, before=learned + 1)
-        for path, member in missing.items():
-            with member.optimiser.averaged():
-                export_expert(path, model=member.model, vocabulary=self.vocabulary, rates=rates)
+
+        def write(partial: Path) -> None:
+            learned = max(self.replay.trained, default=self.workspace.dataset.windows[0].index - 1)
+            rates = export_rates(partial, self.workspace, before=learned + 1)
+            for arm, member in first.items():
+                with member.optimiser.averaged():
+                    export_expert(partial / arm, model=member.model, vocabulary=self.vocabulary, rates=rates)
+
+        write_directory(folder, write)
 
     def state_dict(self) -> dict[str, Any]:
         members = {f"{arm}.seed{seed}": member.state_dict() for (arm, seed), member in self.members.items()}

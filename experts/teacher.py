@@ -37,9 +37,11 @@ class Told:
         """Of those candidates, bool ``[C]``: the share that has each status, and how old what was found is.
 
         That is ``teacher/age_hours``, a mean from the snapshot's watermark to the request; absent where nothing was
-        found.
+        found. Nothing at all where there are no such candidates.
         """
-        counts, asked = self.found.counts(rows), max(int(rows.sum()), 1)
+        counts, asked = self.found.counts(rows), int(rows.sum())
+        if not asked:
+            return {}
         noted = {f"coverage/{status.lower()}": count / asked for status, count in counts.items()}
         age = self.found.age[rows & self.found.present]
         return noted | ({"teacher/age_hours": float(age.mean()) / _HOUR} if len(age) else {})

@@ -248,6 +248,12 @@ class Registry(Catalogue):
                 pinned.append(pin)
             return pinned
 
+    def tie(self, expert: str, *, lineage: str) -> Pin:
+        """The pin of ``expert``: a new one follows ``lineage``, an old one stays where it was put."""
+        if expert in pins.experts(self.root):
+            return self.pinned(expert)
+        return self.pin(expert, lineage=lineage)
+
     def rollback(self, expert: str) -> Pin:
         """Return ``expert`` to the pin it had before, and forget the present one.
 

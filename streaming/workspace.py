@@ -141,9 +141,7 @@ class Workspace:
 
     def taught(self, requests: Requests, window: Window) -> Requests:
         """The requests with what ``window`` teaches of them in place of what is stored, a column a head."""
-        time_C = requests.time[requests.owner]
-        taught = self.plan.taught(requests.supervision, time_C=time_C, since=window.start, before=window.end)
-        return replace(requests, supervision=taught)
+        return self.plan.told(requests, since=window.start, before=window.end)
 
     def outcomes(self, requests: Requests) -> Requests:
         """The requests with labels as they are known when the data set ends: what predictions are held against.

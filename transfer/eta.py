@@ -7,7 +7,7 @@ scale gives its teacher, 61 to 73 % of it. All three are judged on the same rows
 
 import math
 
-from transfer.gain import CONTROL, CONTROL_MATCHED, FM_HEAD, TRAINED_ONCE, noise_floor
+from transfer.gain import C2AL, CONTROL, CONTROL_MATCHED, FM_HEAD, TRAINED_ONCE, noise_floor
 from transfer.sums import UserSums
 
 
@@ -25,5 +25,5 @@ def etas(sums: UserSums) -> dict[str, float]:
     return {
         arm: (ne[CONTROL] - value) / advantage
         for arm, value in ne.items()
-        if arm not in (CONTROL, CONTROL_MATCHED, *TRAINED_ONCE)
+        if arm not in (CONTROL, CONTROL_MATCHED, C2AL, *TRAINED_ONCE)
     }

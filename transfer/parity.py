@@ -79,7 +79,7 @@ def parities(
     return [
         Parity(
             surface=name,
-            first=every[0],
+            first=min(judged[name]),
             last=every[-1],
             reached=level_from(judged[name]),
             final=list(judged[name].values())[-1],

@@ -85,6 +85,14 @@ class UserSums:
         wide = {name: getattr(self, name)[:, at] for name in _WIDE_FIELDS}
         return replace(self, columns=tuple(columns), histogram=self.histogram[:, at], **wide)
 
+    def beside(self, other: "UserSums") -> "UserSums | None":
+        """With the columns of ``other`` after its own; None if the two are not over the same rows and labels."""
+        if not all(np.array_equal(getattr(self, name), getattr(other, name)) for name in _ROW_FIELDS):
+            return None
+        pairs = {name: (getattr(self, name), getattr(other, name)) for name in (*_WIDE_FIELDS, "histogram")}
+        wide = {name: np.concatenate(pair, axis=1) for name, pair in pairs.items()}
+        return replace(self, columns=self.columns + other.columns, **wide)
+
     def metrics(self) -> dict[Column, dict[str, float]]:
         """``ne``, ``ne_pop``, ``auc`` (binned), ``calibration``, ``rows`` per column; nan where not defined."""
         totals = {name: getattr(self, name).sum(axis=0).tolist() for name in _SUM_FIELDS}
@@ -117,6 +125,7 @@ _NARROW_FIELDS = ("rows", "positives", "weight", "weight_positives")
 _WIDE_FIELDS = ("loss", "weight_loss", "predicted")
 _SUM_FIELDS = _NARROW_FIELDS + _WIDE_FIELDS
 _GROUP_FIELDS = ("user", "tagged", *_SUM_FIELDS)
+_ROW_FIELDS = ("user", "tagged", "rows", "positives")
 
 
 def accumulate(table: pa.Table, *, task: str, tag: str = SPLIT_TRIP) -> UserSums:

@@ -61,8 +61,9 @@ def expert_train(
         emit({**facts, **values}, json)
         return
     told = promotion.explain(measured, f"over control in {windows}") if measured else f"no gain defined in {windows}"
-    shown = {"coverage": f"{100 * outcome['coverage']:.1f} %", "gain": told, "seconds": f"{seconds['to_gain']:.1f}"}
-    emit({**facts, **shown}, json)
+    covered = outcome.get("coverage")
+    coverage = "nothing was asked" if covered is None else f"{100 * covered:.1f} %"
+    emit({**facts, "coverage": coverage, "gain": told, "seconds": f"{seconds['to_gain']:.1f}"}, json)
 
 
 @expert.command("promote")

@@ -24,7 +24,7 @@ def transfer_report(
     task: Annotated[
         str | None, typer.Option(help="Whose labels are judged; the data set's first if not given.")
     ] = None,
-    untouched: Annotated[bool, typer.Option(help="Of the fifth of the users that development never saw.")] = False,
+    untouched: Annotated[bool, typer.Option(help="Of the fifth of the users on whom no choice was made.")] = False,
     html: Annotated[
         Path | None, typer.Option(help="Also write a page with figures, to be opened anywhere, and log it in MLflow.")
     ] = None,

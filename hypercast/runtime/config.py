@@ -29,6 +29,18 @@ from transfer.gain import COLD, STEADY, Span
 from transfer.monitor import Monitor
 
 
+def _different(seeds: list[int]) -> list[int]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("the same seed twice; two seeds that differ show the noise floor, for example [0, 1]")
+    return seeds
+
+
+Seeds = Annotated[
+    list[Annotated[int, pydantic.Field(ge=0)]], pydantic.Field(min_length=1), pydantic.AfterValidator(_different)
+]
+"""What experts are repeated with."""
+
+
 class DatasetChoice(Config):
     """Attributes: ``path`` of the data set; ``complete_journey``, how to import it there if it is not there yet."""
 
@@ -81,7 +93,7 @@ class PlatformConfig(Config):
     name: str
     dataset: DatasetChoice
     run: Path
-    seeds: list[int] = pydantic.Field(default=[0], min_length=1)
+    seeds: Seeds = [0]
     windows: int | None = pydantic.Field(default=None, ge=1)
     spans: dict[str, tuple[int, int]] = {span.name: (span.first, span.last) for span in (COLD, STEADY)}
     engine: Literal["local", "ray"] = "local"

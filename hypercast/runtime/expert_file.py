@@ -9,6 +9,7 @@
 
 import re
 import textwrap
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,18 @@ import pydantic
 import yaml
 
 from experts import arms
+from experts.model import ExpertModel
 from experts.steps import SurfaceLearner
 from hypercast.errors import RegistryError
 from hypercast.lock import exclusive
 from hypercast.pins import check_name
-from hypercast.runtime.config import PlatformConfig
+from hypercast.runtime.config import PlatformConfig, Seeds
 from streaming import config as configuration
 from streaming import files
 from streaming.config import Config
 from streaming.errors import ConfigError
 from streaming.inputs import Inputs
+from transfer.distill import AuxiliaryHead
 from transfer.gain import CONTROL, TREATED
 
 FOLDER = "experts.d"
@@ -49,7 +52,7 @@ class ExpertFile(Config):
     surface: str
     task: str
     mode: str = TREATED
-    seeds: list[int] = pydantic.Field(default=[0, 1], min_length=1)
+    seeds: Seeds = [0, 1]
     learner: SurfaceLearner.Config = SurfaceLearner.Config()
 
     @pydantic.field_validator("mode")
@@ -66,13 +69,6 @@ class ExpertFile(Config):
         if "arms" in learner.model_fields_set and learner.arms != wanted:
             raise ValueError(f"arms follow from the mode: here {wanted}; leave `arms` out")
         return learner.model_copy(update={"arms": wanted})
-
-    @pydantic.field_validator("seeds")
-    @classmethod
-    def _different_seeds(cls, seeds: list[int]) -> list[int]:
-        if len(set(seeds)) < len(seeds):
-            raise ValueError("the same seed twice; two seeds that differ show the noise floor, for example [0, 1]")
-        return seeds
 
     def check(self, inputs: Inputs, *, source: Path | str) -> "ExpertFile":
         """Itself, if the data set has its surface and its task.
@@ -193,6 +189,14 @@ def _refuse_taken(path: Path, name: str, surface: str) -> None:
         )
 
 
+_FOLLOWS: tuple[tuple[type[Config], Collection[str]], ...] = (
+    (arms.ArmsConfig, ("arms",)),
+    (ExpertModel.Config, arms.FROM_ARM),
+    (AuxiliaryHead.Config, ("adapter",)),
+)
+"""Settings, by class, that follow from an expert's mode and from its being of one surface."""
+
+
 def _plain(learner: SurfaceLearner.Config) -> dict[str, Any]:
     return learner.model_dump(mode="json", exclude={"arms"})
 
@@ -201,7 +205,7 @@ def commented(value: Config, *, indent: int = 0) -> str:
     """YAML that reads back as an equal value; each key's comment is what its class's docstring says first of it."""
     lines = []
     for name in type(value).model_fields:
-        if name in ("arms", "shared"):  # follow from the mode, and from there being one surface
+        if any(isinstance(value, kind) and name in names for kind, names in _FOLLOWS):
             continue
         each = getattr(value, name)
         comment = _comment(type(value), name)

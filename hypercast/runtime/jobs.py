@@ -7,9 +7,7 @@ import torch
 from experts.steps import SurfaceLearner
 from foundation.publish import Publisher
 from foundation.steps import FoundationLearner
-from hypercast import pins
 from hypercast.errors import RegistryError
-from hypercast.pins import Pin
 from hypercast.registry import Registry
 from hypercast.runtime.config import PlatformConfig
 from hypercast.runtime.online import OnlineFeed
@@ -138,7 +136,7 @@ class ExpertJob:
     def _learner(
         self, config: PlatformConfig, run: Path, surfaces: list[str], *, log: TaeLog, registry: Registry
     ) -> SurfaceLearner:
-        ties = [_pin(registry, surface, lineage=config.foundation.publisher.lineage) for surface in surfaces]
+        ties = [registry.tie(surface, lineage=config.foundation.publisher.lineage) for surface in surfaces]
         if len({pin.target for pin in ties}) > 1:
             found = ", ".join(f"{pin.expert} to {pin.target}" for pin in ties)
             raise RegistryError(
@@ -172,10 +170,3 @@ def _busy(workspace: Workspace, window: int) -> Window:
     """The last window with requests, up to the one of that index; that one if there is none."""
     *earlier, last = [each for each in workspace.dataset.windows if each.index <= window]
     return next((each for each in (last, *reversed(earlier)) if len(workspace.requests(each.index))), last)
-
-
-def _pin(registry: Registry, expert: str, *, lineage: str) -> Pin:
-    """The expert's pin. A new expert follows the lineage; an old one stays where it was put."""
-    if expert in pins.experts(registry.root):
-        return registry.pinned(expert)
-    return registry.pin(expert, lineage=lineage)

@@ -104,7 +104,7 @@ class Platform:
             foundation, *experts = [engine.start(job) for job in self.jobs()]
             self.run_windows(engine, monitor, foundation, experts, ready, done)
             if self.config.stream is not None:
-                stream.relabel(self.run_folder, since=ready[0])
+                stream.relabel(self.config, self.run_folder, since=ready[0])
             last = foundation, experts, ready[-1]
         if last is None:
             raise DataError(

@@ -15,8 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from hypercast.errors import RegistryError
 from hypercast.lock import exclusive
 from hypercast.objects import channels
@@ -26,7 +24,6 @@ from hypercast.runtime.trainings import Version
 from streaming.errors import DataError
 from transfer import gain, predictions
 from transfer.gain import CONTROL, LOGIT_RESIDUAL, TAE, TAE_AUX_HEAD_ADAPTER, TREATED, Gain
-from transfer.predictions import Column
 from transfer.sums import UserSums
 
 SERVING = "serving"
@@ -225,20 +222,15 @@ def side_by_side(candidate: Version, rival: Rival, windows: Sequence[int]) -> Us
     expert = candidate.training.expert
     mine = trainings.pooled(candidate, windows)
     theirs = trainings.added_up(rival.folder, surface=expert.surface, task=rival.task, windows=windows)
-    if expert.task != rival.task or not all(
-        np.array_equal(getattr(mine, each), getattr(theirs, each)) for each in ("user", "tagged", "rows", "positives")
-    ):
+    theirs = theirs.only([column for column in theirs.columns if column.arm == rival.arm])
+    renamed = tuple(replace(column, arm=SERVING) for column in theirs.columns)
+    both = mine.beside(replace(theirs, columns=renamed)) if expert.task == rival.task else None
+    if both is None:
         raise DataError(
             f"{candidate.label} and {rival.label} were not judged on the same requests and labels, so that they cannot "
             "be compared: the data set or the task has changed. Train both again: hypercast expert train NAME"
         )
-    theirs = theirs.only([column for column in theirs.columns if column.arm == rival.arm])
-    renamed = tuple(Column(column.task, SERVING, column.seed) for column in theirs.columns)
-    wide = {
-        each: np.concatenate([getattr(mine, each), getattr(theirs, each)], axis=1)
-        for each in ("loss", "weight_loss", "predicted", "histogram")
-    }
-    return replace(mine, columns=mine.columns + renamed, **wide)
+    return both
 
 
 def _named_rival(run: Path, label: str) -> Rival:

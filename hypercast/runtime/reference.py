@@ -15,6 +15,7 @@ from hypercast.runtime.ownership import own
 from hypercast.runtime.plan import PATIENCE, run_lock
 from hypercast.runtime.stream import dataset_of
 from streaming import config as configuration
+from streaming.errors import DataError
 from transfer import predictions
 from transfer.gain import LIGHTGBM, LIGHTGBM_TREATED
 from transfer.reference.blend import add_blended
@@ -38,20 +39,22 @@ def add_trees(
 
     Raises:
         ConfigError: LightGBM is not installed, or ``run`` is no run.
-        DataError: ``source`` is of another data set.
+        DataError: ``run`` has predicted nothing, or ``source`` is of another data set.
         OwnershipError: another process works in the run folder.
     """
+    config = configuration.load(run / "platform.yaml", PlatformConfig)
+    if not predictions.surfaces(run):
+        raise DataError(f"{run}: nothing was predicted there yet. Run the platform first: hypercast run PLATFORM.yaml")
     with own(run_lock(run), patience=PATIENCE):
-        _join(run, progress, LIGHTGBM, source=source or run / REFERENCE / LIGHTGBM)
+        _join(config, run, progress, LIGHTGBM, source=source or run / REFERENCE / LIGHTGBM)
         add_blended(run)
         if treated:
-            _join(run, progress, LIGHTGBM_TREATED, source=run / REFERENCE / LIGHTGBM_TREATED)
+            _join(config, run, progress, LIGHTGBM_TREATED, source=run / REFERENCE / LIGHTGBM_TREATED)
 
 
-def _join(run: Path, progress: Callable[[str, float], None], arm: str, *, source: Path) -> None:
+def _join(config: PlatformConfig, run: Path, progress: Callable[[str, float], None], arm: str, *, source: Path) -> None:
     if has_arm(run, arm=arm):
         return
-    config = configuration.load(run / "platform.yaml", PlatformConfig)
     workspace = config.workspace(dataset_of(config, run))
     surfaces = predictions.surfaces(run)
     last = max(window for surface in surfaces for window in predictions.windows(run, surface))

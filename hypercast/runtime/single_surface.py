@@ -90,7 +90,7 @@ class SingleSurfaceJob:
         )
         probability_CT = 1 / (1 + np.exp(-published.teacher_logit))
         columns = {Column(task, FM_SINGLE_SURFACE, self.seed): probability_CT[:, t] for t, task in enumerate(tasks)}
-        table = prediction_table(requests, columns, tasks=tasks)
+        table = prediction_table(self.workspace.outcomes(requests), columns, tasks=tasks)
         predictions.write(reference_folder(self.run), surface=self.workspace.surface, window=window.index, table=table)
         return metrics
 

@@ -57,7 +57,7 @@ class SpinUp:
         self.expert = expert_file.read(platform.run, name).check(self.workspace.inputs, source=path)
         self.registry = Registry(platform.run / "registry")
         self.log = platform.log.build(platform.run / "tae_log")
-        self.pin = pin(self.registry, name, lineage=platform.foundation.publisher.lineage)
+        self.pin = self.registry.tie(name, lineage=platform.foundation.publisher.lineage)
         self.seconds: dict[str, float] = {}
         """How long each phase of :meth:`train` took, up to the gain: ``publish``, ``learn``, ``measure``."""
 
@@ -171,10 +171,11 @@ class SpinUp:
 
     def _conclude(self, version: Version, metrics: dict[int, dict[str, float]]) -> None:
         measured = measure(version)
-        covered = [each["coverage/fresh"] + each["coverage/stale"] for each in metrics.values()]
+        asked = [each for each in metrics.values() if "coverage/fresh" in each]
+        covered = [each["coverage/fresh"] + each["coverage/stale"] for each in asked]
         outcome = {
             "gain": dataclasses.asdict(measured) | {"verdict": measured.verdict} if measured else None,
-            "coverage": sum(covered) / len(covered),
+            "coverage": sum(covered) / len(covered) if covered else None,
         }
         files.write_text(version.path / "outcome.json", json.dumps(outcome, indent=1) + "\n")
 
@@ -243,11 +244,4 @@ def create(
         example=f"hypercast expert create {name} --surface {surface} --run {run}",
     )
     path = expert_file.create(run, name, made, backfill=backfill)
-    return path, pin(registry, name, lineage=lineage), backfill
-
-
-def pin(registry: Registry, name: str, *, lineage: str) -> Pin:
-    """The expert's pin. A new expert follows the lineage; an old one stays where it was put."""
-    if name in pins.experts(registry.root):
-        return registry.pinned(name)
-    return registry.pin(name, lineage=lineage)
+    return path, registry.tie(name, lineage=lineage), backfill

@@ -9,7 +9,7 @@ A window is sealed, on disk, before any training on it begins, and the checkpoin
 record: digests of its parts and where to go on reading in every partition. The broker is told of no position.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ import numpy as np
 import pyarrow as pa
 
 from hypercast.lock import exclusive
+from hypercast.runtime import expert_file
 from hypercast.runtime.audit import Audit, AuditedWorkspace
 from hypercast.runtime.config import PlatformConfig
 from hypercast.training import checkpoint
 from hypercast.training.loop import Keep
 from streaming.dataset import Dataset, Window
+from streaming.requests import Supervision
 from streaming.sources.sealed import Sealed, SealedWindows, records
 from streaming.sources.source import StreamConfig
 from streaming.workspace import Workspace
@@ -106,13 +108,14 @@ def keeper(run: Path, name: str, workspace: Workspace, *, surface: int | None = 
     return keep
 
 
-def relabel(run: Path, *, since: Window) -> None:
+def relabel(config: PlatformConfig, run: Path, *, since: Window) -> None:
     """Add to the predictions of windows before the last one what became known in ``since`` or later.
 
-    Predictions are written when their window is predicted, and hold the labels known then; what is reported counts
-    those that came later as well.
+    Predictions, the run's own and those of experts that were spun up beside it, are written when their window is
+    predicted, and hold the labels known then; what is reported counts those that came later as well.
     """
-    workspace = Workspace(Dataset.open(data_of(run)))
+    workspace = config.workspace(Dataset.open(data_of(run)))
+    folders = [run, *sorted((run / expert_file.FOLDER).glob("*/*"))]
     tasks = workspace.dataset.config.tasks
     delay = max(task.delay_seconds for task in tasks) * 1_000_000
     for window in workspace.dataset.windows:
@@ -120,15 +123,20 @@ def relabel(run: Path, *, since: Window) -> None:
             continue
         requests = workspace.outcomes(workspace.requests(window.index))
         for index, surface in enumerate(workspace.dataset.config.surfaces):
-            if not predictions.path_of(run, surface, window.index).is_file():
-                continue
-            table = predictions.read(run, surface=surface, window=window.index)
             supervision = requests.on_surface(index).supervision
-            known = supervision.known_time < supervision.NEVER
-            relabelled = table
-            for place, task in enumerate(tasks):
-                column = table.schema.get_field_index(f"label_{task.name}")
-                values = pa.array(supervision.label[:, place].astype(np.float32), mask=~known[:, place])
-                relabelled = relabelled.set_column(column, table.schema.field(column), values)
-            if not relabelled.equals(table):
-                predictions.write(run, surface=surface, window=window.index, table=relabelled)
+            for folder in folders:
+                if predictions.path_of(folder, surface, window.index).is_file():
+                    _relabel(folder, surface, window.index, supervision, tasks=[task.name for task in tasks])
+
+
+def _relabel(folder: Path, surface: str, window: int, supervision: Supervision, *, tasks: Sequence[str]) -> None:
+    """Give one table of predictions the labels that are known of its rows now."""
+    table = predictions.read(folder, surface=surface, window=window)
+    known_CT = supervision.known_time < supervision.NEVER
+    relabelled = table
+    for place, task in enumerate(tasks):
+        column = table.schema.get_field_index(f"label_{task}")
+        values = pa.array(supervision.label[:, place].astype(np.float32), mask=~known_CT[:, place])
+        relabelled = relabelled.set_column(column, table.schema.field(column), values)
+    if not relabelled.equals(table):
+        predictions.write(folder, surface=surface, window=window, table=relabelled)

@@ -11,7 +11,7 @@ import numpy as np
 from streaming.errors import ConfigError
 from streaming.labels.attribution import NEVER, Int, closed
 from streaming.labels.policy import Head, LabelPolicy, Wait
-from streaming.requests import Supervision
+from streaming.requests import Requests, Supervision
 from streaming.schema import TaskConfig
 
 BOTH = 0.5
@@ -95,3 +95,9 @@ class LabelPlan:
             times.append(known_C)
             column += 2 if head.fake_negatives else 1
         return replace(stored, label=np.stack(labels, axis=1), known_time=np.stack(times, axis=1))
+
+    def told(self, requests: Requests, *, since: int, before: int) -> Requests:
+        """The requests with what the H heads are taught of them in ``[since, before)`` in place of what is stored."""
+        time_C = requests.time[requests.owner]
+        taught = self.taught(requests.supervision, time_C=time_C, since=since, before=before)
+        return replace(requests, supervision=taught)

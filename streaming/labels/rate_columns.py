@@ -12,7 +12,6 @@ Shape legend: C candidates, K keys, T tasks, F = 2KT columns.
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -157,10 +156,7 @@ class LabelRateColumns:
 
         Whatever training does until a label is known, rates count labels.
         """
-        requests = self._read(made)
-        time_C = requests.time[requests.owner]
-        told = self._plan.taught(requests.supervision, time_C=time_C, since=window.start, before=window.end)
-        return replace(requests, supervision=told)
+        return self._plan.told(self._read(made), since=window.start, before=window.end)
 
     def _digest_before(self, window: int) -> str:
         """Of the settings and of every file that told of labels before ``window``."""

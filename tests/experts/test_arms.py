@@ -1,5 +1,6 @@
 """The arms differ by what the foundation model gives them, and by nothing else."""
 
+import re
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -239,3 +240,27 @@ def test_fake_negatives_are_not_taken_for_outcomes(tiny_dataset: Dataset, settin
         arms.models(inputs=inputs, widths={"penultimate": 8, "user": 8})
     plain = ArmsConfig(arms=["control", "tae", "aux_head"])
     assert plain.models(inputs=inputs, widths={"penultimate": 8}).keys() == {"control", "tae", "aux_head"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "instead"),
+    [
+        ({"shared": True}, "expert_groups"),
+        ({"fusion": {"kind": "concat"}}, "fusion: {kind: concat}"),
+        ({"representation": "sequence"}, "representation: sequence"),
+        ({"logit_residual": True}, "arm logit_residual or treated"),
+        ({"tower": {"inputs": 8, "hidden": 8, "representation": 4}}, "arm finetune"),
+        ({"distillation": {"kind": "kd"}}, "give kd, aux_head or adapter"),
+        ({"cohorts": {}}, "arm c2al or tae_c2al"),
+    ],
+)
+def test_what_follows_from_the_arm_is_not_set_in_the_model(setting: dict[str, Any], instead: str) -> None:
+    """Else the control would read or learn from the foundation model, and every gain be one over that."""
+    (name,) = setting
+    with pytest.raises(pydantic.ValidationError, match=rf"model\.{name} follows from the arm.*{re.escape(instead)}"):
+        ArmsConfig.model_validate({"model": setting})
+
+
+def test_whether_there_is_an_adapter_follows_from_the_arm() -> None:
+    with pytest.raises(pydantic.ValidationError, match=r"aux_head\.adapter follows from the arm.*aux_head_adapter"):
+        ArmsConfig.model_validate({"aux_head": {"weight": 3, "adapter": {"weight": 7}}})

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from experts import steps
 from experts.arms import ARMS
+from experts.export import export_expert
 from experts.steps import SurfaceLearner
 from hypercast import tensors
 from hypercast.store.tae_log import TaeLog
@@ -307,3 +310,25 @@ def test_arms_with_adapter_and_history_continue_bit_identically(learner: MakeLea
 def test_an_arm_whose_embedding_has_no_width_is_refused(learner: MakeLearner) -> None:
     with pytest.raises(ConfigError, match=r"read \['user'\], whose width is not known.*encoding="):
         learner(arms=["user_embedding"])
+
+
+def test_an_export_that_is_cut_short_is_none(
+    learner: MakeLearner, windows: list[Window], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else whoever serves would find the control alone, and serve that."""
+    made, folder = learner(), tmp_path / "export" / "window=00001"
+    written: list[Path] = []
+
+    def cut(path: Path, **parts: Any) -> None:
+        export_expert(path, **parts)
+        written.append(path)
+        if len(written) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(steps, "export_expert", cut)
+    with pytest.raises(KeyboardInterrupt):
+        made.export(folder)
+    assert len(written) == 2 and not folder.exists()
+    monkeypatch.undo()
+    made.export(folder)
+    assert {path.name for path in folder.iterdir()} == set(ARMS)

@@ -210,3 +210,10 @@ def test_labels_of_parts_are_joined_as_they_were_cut() -> None:
     assert part.logit_CT.tolist() == [[2, 3], [4, 5]] and part.present_C.tolist() == [0, 1]
     whole = TeacherLabels.joined([given[0:1], given[1:1], part, given[3:4]])
     assert whole.logit_CT.equal(given.logit_CT) and whole.present_C.equal(given.present_C)
+
+
+def test_where_nothing_was_asked_nothing_is_noted(reader: MakeReader, workspace: Workspace) -> None:
+    requests = workspace.requests(2)
+    told = reader().read(2, requests)
+    assert told.noted(np.zeros(len(requests.item), dtype=bool)) == {}
+    assert told.noted(np.ones(len(requests.item), dtype=bool))["coverage/fresh"] == 1.0

@@ -202,7 +202,7 @@ def test_prune_keeps_current_pinned_and_rollback_targets(registry: Registry) -> 
 
 def test_an_expert_moves_only_when_told_to_and_can_go_back(registry: Registry) -> None:
     publish(registry, 10)
-    with pytest.raises(RegistryError, match="not pinned.*hypercast expert pin home --lineage FM"):
+    with pytest.raises(RegistryError, match=r"not pinned.*hypercast expert pin home --lineage FM"):
         registry.pinned("home")
     registry.pin("home", lineage="FM", version=1)
     publish(registry, 20)

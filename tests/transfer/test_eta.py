@@ -34,3 +34,8 @@ def test_it_takes_a_control_and_a_teacher(make_table) -> None:
     for missing in ("control", "fm_head"):
         noise = {arm: value for arm, value in {"control": 1.0, "tae": 0.5, "fm_head": 0.6}.items() if arm != missing}
         assert eta.etas(sums.accumulate(make_table(noise=noise), task="buy")) == {}
+
+
+def test_an_arm_that_takes_nothing_of_the_teacher_keeps_nothing(make_table) -> None:
+    noise = {"control": 1.0, "c2al": 0.9, "tae_c2al": 0.5, "fm_head": 0.6}
+    assert eta.etas(sums.accumulate(make_table(noise=noise), task="buy")).keys() == {"tae_c2al"}

@@ -57,3 +57,13 @@ def test_nothing_to_judge(tmp_path: Path, make_table) -> None:
     assert parity.parities(tmp_path, task="buy") == []
     predictions.write(tmp_path, surface="home", window=1, table=make_table(noise={"control": 1.0}))
     assert parity.parities(tmp_path, task="buy") == []
+
+
+def test_a_surface_is_counted_from_where_it_begins(tmp_path: Path, make_table) -> None:
+    for window in range(1, 13):
+        ahead, level = {"control": 1.0, "treated": 0.2}, {"control": 1.0, "treated": 1.0}
+        predictions.write(tmp_path, surface="old", window=window, table=make_table(seed=window, noise=ahead))
+        table = make_table(seed=window, noise=level)
+        predictions.write(tmp_path, surface="new", window=window, table=table if window > 4 else table.slice(0, 0))
+    new = next(each for each in parity.parities(tmp_path, task="buy", replicates=200) if each.surface == "new")
+    assert (new.first, new.reached, new.windows) == (5, 5, 0)

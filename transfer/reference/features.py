@@ -18,6 +18,7 @@ import numpy as np
 from streaming.catalogue import UNKNOWN
 from streaming.dataset import Window
 from streaming.history import EngagementLog
+from streaming.labels.plan import LabelPlan
 from streaming.labels.rates import LabelRates, key_names, keys_of
 from streaming.requests import Requests
 from streaming.workspace import Workspace
@@ -86,6 +87,7 @@ class TabularFeatures:
         self.names += ["teacher_logit"] if teacher is not None else []
         self._teacher = teacher
         self._workspace = workspace
+        self._plan = LabelPlan.of(workspace.dataset.config.tasks)
         self._logs = [workspace.engagements.only(index) for index in range(len(inputs.surfaces))]
         self._numbering = [Numbering() for _ in self.categorical]
         self._rates = LabelRates(keys=len(keys), decay=decay, strength=strength)
@@ -105,7 +107,10 @@ class TabularFeatures:
     def learn(self, window: Window) -> None:
         """Let rates take in what became known in ``window``, of its own requests and of earlier ones (law L2)."""
         keys, labels = [np.zeros((0, self._rates.keys), dtype=np.int64)], [np.zeros(0)]
-        for _, requests in self._workspace.became_known_in(window):
+        for made in self._workspace.dataset.teaching(window):
+            # Whatever training does until a label is known, rates count labels.
+            stored = self._workspace.requests(made.index)
+            requests = self._plan.told(stored, since=window.start, before=window.end).learned_in(window)
             known = requests.supervision.known(since=window.start, before=window.end)[:, self._task]
             keys.append(keys_of(requests, self._workspace.items)[known])
             labels.append(requests.supervision.label[known, self._task])

@@ -29,3 +29,9 @@ def test_every_event_of_a_stream_is_trained_on_once(tmp_path: Path, part: dict[s
         parsed(tmp_path, stream=stream, **part)
     assert parsed(tmp_path, **part).stream is None
     assert parsed(tmp_path, stream=stream, expert={"label_rates": {}}).stream is not None
+
+
+@pytest.mark.parametrize("seeds", [[0, 0], [-1], []])
+def test_seeds_are_different_numbers(tmp_path: Path, seeds: list[int]) -> None:
+    with pytest.raises(ConfigError, match="key 'seeds"):
+        parsed(tmp_path, seeds=seeds)

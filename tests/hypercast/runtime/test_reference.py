@@ -1,5 +1,6 @@
 """Boosted trees join a finished run, and their mean with its teacher."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from hypercast.runtime import reference
+from streaming.errors import ConfigError, DataError
 from transfer import predictions
 from transfer.gain import BLENDED, FM_HEAD
 from transfer.predictions import Column
@@ -78,3 +80,15 @@ def test_trees_are_grown_once_for_runs_that_share_a_source(run: Path, tmp_path: 
             predictions.write(run, surface=surface, window=window, table=table.drop_columns([column]))
     reference.add_trees(run, progress=never, source=source)
     np.testing.assert_array_equal(said(run, LIGHTGBM, 4), first)
+
+
+def test_a_run_that_has_predicted_nothing(run: Path) -> None:
+    shutil.rmtree(run / "predictions")
+    with pytest.raises(DataError, match=r"nothing was predicted there yet.*hypercast run"):
+        reference.add_trees(run, progress=never)
+
+
+def test_a_folder_that_is_no_run_stays_away(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"platform\.yaml"):
+        reference.add_trees(tmp_path / "typo", progress=never)
+    assert not (tmp_path / "typo").exists()

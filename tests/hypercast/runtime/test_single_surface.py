@@ -17,6 +17,7 @@ from hypercast.runtime.plan import run_lock
 from hypercast.runtime.single_surface import SingleSurfaceJob, reference_folder, train_single_surfaces
 from streaming.dataset import Dataset, read_parquet
 from streaming.errors import ConfigError
+from streaming.importers.synthetic import Synthetic
 from streaming.workspace import Workspace
 from transfer import predictions
 from transfer.predictions import Column, prediction_table
@@ -139,3 +140,14 @@ def test_a_run_that_learns_or_answers_otherwise_is_no_comparison(tiny_dataset: D
     asked = one.model_copy(update={"asked_days": {"surface_1": {"purchase": 1}}})
     with pytest.raises(ConfigError, match="leave both out"):
         train_single_surfaces(asked, tmp_path, lambda message, share: None)
+
+
+def test_labels_that_nobody_can_know_yet_are_open_as_in_the_runs_own_tables(tmp_path: Path) -> None:
+    late = Synthetic.Config(users=16, items=24, windows=2, label_delay_seconds=3 * 86_400).build(tmp_path / "data")
+    workspace, window = Workspace(late), late.windows[-1]
+    run = play(late, tmp_path / "run", windows=2)
+    own = workspace.outcomes(workspace.requests(window.index).on_surface(1))
+    expected = prediction_table(own, {}, tasks=[task.name for task in late.config.tasks])
+    label = said(run, window.index)["label_purchase"]
+    assert label.to_pylist() == expected["label_purchase"].to_pylist()
+    assert 0 < label.null_count < len(label)

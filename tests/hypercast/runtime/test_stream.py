@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from benchmarks.stream_rehearsal import Rehearsed, files_and_stream, rehearse, request_ids, use
@@ -18,17 +19,20 @@ from hypercast.cli.main import app
 from hypercast.runtime import audit
 from hypercast.runtime.config import PlatformConfig
 from hypercast.runtime.platform import Platform
-from hypercast.runtime.stream import data_of, folder_of, trained_on
+from hypercast.runtime.stream import data_of, folder_of, relabel, trained_on
 from hypercast.runtime.stream_check import check
 from hypercast.store.tae_log import TaeLog
 from hypercast.training import checkpoint
 from streaming import config as configuration
 from streaming.dataset import Dataset
 from streaming.errors import ConfigError, DataError, UserError
+from streaming.importers.synthetic import Synthetic
 from streaming.sources import ledger
 from streaming.sources.sealed import records
 from tests.hypercast.runtime.test_resume import check_same, outcome, run_until  # noqa: F401
 from tests.streaming.sources.broker import Broker, Door
+from transfer import predictions
+from transfer.predictions import prediction_table
 
 
 def quiet(message: str, share: float) -> None:
@@ -254,6 +258,40 @@ def test_late_labels_change_nothing_either(
     assert found["exact"] and found["labels"] > 100 and made.late("labels")
     # Files know the labels of all times when they are read; a stream never those that are known after its last window.
     same(from_kafka, from_files, but=("segments", "predictions", "report"))
+
+
+def test_what_comes_to_be_known_is_what_the_surface_asks_for(tmp_path: Path) -> None:
+    """In the run's predictions and in those of experts that were spun up beside it."""
+    run = tmp_path / "run"
+    Synthetic.Config(users=16, items=24, windows=4, label_delay_seconds=6 * 86_400).build(data_of(run))
+    file = data_of(run) / "dataset.yaml"
+    described = yaml.safe_load(file.read_text(encoding="utf-8"))
+    for task in described["tasks"]:
+        task["attribution_seconds"] = task["delay_seconds"]
+    file.write_text(yaml.safe_dump(described), encoding="utf-8")
+    values = {
+        "name": "asks",
+        "dataset": {"path": str(data_of(run))},
+        "run": str(run),
+        "labels": {"purchase": {"kind": "interpolation", "windows_days": [2]}},
+        "asked_days": {"surface_0": {"purchase": 2.0}},
+    }
+    config = configuration.parse(values, PlatformConfig, source="here")
+    workspace = config.workspace(Dataset.open(data_of(run)))
+    *_, made, last = workspace.dataset.windows
+    own = workspace.requests(made.index).on_surface(0)
+    nothing = replace(own.supervision, known_time=np.full_like(own.supervision.known_time, own.supervision.NEVER))
+    tasks = [task.name for task in workspace.dataset.config.tasks]
+    folders = [run, run / "experts.d" / "new" / "0001"]
+    for folder in folders:
+        table = prediction_table(replace(own, supervision=nothing), {}, tasks=tasks)
+        predictions.write(folder, surface="surface_0", window=made.index, table=table)
+    relabel(config, run, since=last)
+    expected = prediction_table(workspace.outcomes(own), {}, tasks=tasks)["label_purchase"]
+    assert sum(expected.to_pylist()) < own.supervision.label[:, 0].sum()
+    for folder in folders:
+        table = predictions.read(folder, surface="surface_0", window=made.index)
+        assert table["label_purchase"].to_pylist() == expected.to_pylist()
 
 
 def test_the_broker_is_waited_for(

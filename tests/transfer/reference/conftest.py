@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from streaming.dataset import Dataset, read_parquet
 from streaming.requests import Requests
@@ -48,6 +49,23 @@ def boost(small: Boosting.Config, tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return run
+
+
+@pytest.fixture
+def attributed(tiny_dataset: Dataset, changed: Callable[..., Dataset]) -> Dataset:
+    """The tiny data set with attribution windows of a week: labels of 1 are known at once, those of 0 after it."""
+
+    def open_zeros(window: int, row: Row) -> None:
+        labels, times = (row["supervision"][name] for name in (f"label_{TASK}", f"label_time_{TASK}"))
+        times[:] = [time if label else None for label, time in zip(labels, times, strict=True)]
+        labels[:] = [label or None for label in labels]
+
+    copy = changed(tiny_dataset, requests=open_zeros)
+    file = copy.path / "dataset.yaml"
+    described = yaml.safe_load(file.read_text(encoding="utf-8"))
+    described["tasks"][0] |= {"attribution_seconds": 7 * 86_400, "delay_seconds": 7 * 86_400}
+    file.write_text(yaml.safe_dump(described), encoding="utf-8")
+    return Dataset.open(copy.path)
 
 
 @pytest.fixture

@@ -225,3 +225,11 @@ def test_without_the_package(
 def test_unknown_keys_are_refused() -> None:
     with pytest.raises(pydantic.ValidationError, match="num_leaves"):
         Boosting.Config(num_leaves=31)
+
+
+def test_labels_of_1_that_are_known_sooner_than_those_of_0(attributed: Dataset, boost: Boost) -> None:
+    """They count once labels of 0 of their time are known: the newest of them alone would say that all is bought."""
+    run = boost(attributed)
+    assert len(np.unique(said(run, 6))) > 10
+    values = late_metrics(run, attributed, COLUMN)
+    assert 0.4 < values["calibration"] < 1.6 and values["auc"] > 0.6, values

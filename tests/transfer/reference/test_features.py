@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from streaming.dataset import Dataset
+from streaming.labels.policy import FakeNegative
 from streaming.schema import microseconds
 from streaming.workspace import Workspace
 from transfer.reference.features import DAY, Numbering, TabularFeatures
@@ -89,3 +90,15 @@ def test_numbers_stay_when_codes_come() -> None:
     assert np.isnan(first[2]) and np.isnan(again[4])
     assert first[0] == first[3] == again[3] and first[1] == again[1]
     assert len(set(again[:4].tolist())) == 4
+
+
+def test_rates_count_labels_whatever_training_does_until_they_are_known(attributed: Dataset) -> None:
+    plainly = Workspace(attributed)
+    otherwise = Workspace(attributed, labels={"purchase": FakeNegative()})
+    mine, plain = (TabularFeatures(workspace=each, task=0, decay=1.0, strength=5.0) for each in (otherwise, plainly))
+    for window in attributed.windows[:3]:
+        mine.learn(window)
+        plain.learn(window)
+    requests = plainly.requests(4)
+    np.testing.assert_array_equal(mine.of(requests), plain.of(requests))
+    assert 0 < mine.prior < 1
