@@ -1,5 +1,6 @@
 """What the train loop calls to train all arms of an expert side by side, on the same batches."""
 
+import shutil
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -231,11 +232,13 @@ class SurfaceLearner:
 
     def export(self, folder: Path) -> None:
         """Write the first seed's experts to ``folder/ARM``, all at once, see :mod:`experts.export`; nothing if they are
-        there.
+        there. What holds a part of them was cut short, and is made anew.
         """
         first = {arm: member for (arm, seed), member in self.members.items() if seed == self.seeds[0]}
-        if folder.exists():
+        if all((folder / arm).is_dir() for arm in first):
             return
+        if folder.exists():
+            shutil.rmtree(folder)
 
         def write(partial: Path) -> None:
             learned = max(self.replay.trained, default=self.workspace.dataset.windows[0].index - 1)

@@ -100,9 +100,9 @@ class FoundationModel(nn.Module):
         """
 
         width: int = pydantic.Field(default=64, ge=MULTIPLE, multiple_of=MULTIPLE)
-        representation: int = 64
-        tower: int = 256
-        history: int = 128
+        representation: int = pydantic.Field(default=64, ge=1)
+        tower: int = pydantic.Field(default=256, ge=1)
+        history: int = pydantic.Field(default=128, ge=0)
         dropout: float = pydantic.Field(default=0.1, ge=0.0, lt=1.0)
         stochastic_length: StochasticLength.Config = StochasticLength.Config()
         prefixes: list[int] = []

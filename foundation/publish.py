@@ -48,7 +48,7 @@ class Publisher:
         lineage: str = "FM"
         dtype: rows.Name = "float16"
         representations: list[Representation] = ["penultimate"]
-        batch_size: int = 64
+        batch_size: int = pydantic.Field(default=64, ge=1)
         scorer: CandidateScorer.Config = CandidateScorer.Config()
         keep: int = pydantic.Field(default=4, ge=2)
         drift: DriftMeter.Config = DriftMeter.Config()

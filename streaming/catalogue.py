@@ -47,7 +47,7 @@ class Catalogue:
     def read(table: pa.Table, *, id_column: str, attributes: list[str]) -> "Catalogue":
         """Encode ``table``, which is sorted by its unique ``id_column``."""
         ids = table[id_column].to_numpy()
-        if len(ids) > 1 and not (np.diff(ids) > 0).all():
+        if len(ids) > 1 and not (ids[1:] > ids[:-1]).all():
             raise DataError(f"{id_column}: ids must be unique and ascending; sort the table by {id_column}.")
         columns = [encode(table[name]) for name in [id_column, *attributes]]
         code = np.stack([np.append(column, UNKNOWN) for column in columns], axis=1)

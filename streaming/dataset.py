@@ -153,6 +153,11 @@ def missing_file(path: Path) -> DataError:
     )
 
 
+def unreadable(path: Path, error: Exception) -> DataError:
+    """The error for a file that is damaged, or no Parquet."""
+    return DataError(f"{path}: not a readable Parquet file ({error}). Import the data set again.")
+
+
 def read_parquet(path: Path, *, columns: Sequence[str] | None = None) -> pa.Table:
     """Read one Parquet file.
 
@@ -167,8 +172,8 @@ def read_parquet(path: Path, *, columns: Sequence[str] | None = None) -> pa.Tabl
                 return file.read()
             _require(path, file.schema_arrow, columns)
             table = file.read(columns=list(columns))
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{path}: not a readable Parquet file ({error}). Import the data set again.") from None
+    except (pa.ArrowInvalid, UnicodeDecodeError, OSError) as error:
+        raise unreadable(path, error) from None
     top = dict.fromkeys(name.partition(".")[0] for name in columns)
     return table.select(list(top))
 

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from streaming.catalogue import Catalogue
 from streaming.columns import ColumnWriter
+from streaming.dataset import unreadable
 
 BLOCK = 1 << 20
 """Engagements held in memory at once."""
@@ -34,15 +35,25 @@ class Block(NamedTuple):
 
 def part_blocks(file: Path, items: Catalogue) -> Iterator[Block]:
     """An engagement part of a data set, piece by piece."""
-    with pq.ParquetFile(file) as part:
-        for batch in part.iter_batches(BLOCK, columns=["user_id", "time", "item_id", "surface", "action"]):
-            yield Block(
-                user=batch["user_id"].to_numpy(),
-                item=items.rows(batch["item_id"].to_numpy()),
-                surface=batch["surface"].to_numpy(),
-                action=batch["action"].to_numpy(),
-                time=batch["time"].cast(pa.int64()).to_numpy(),
-            )
+    for batch in _batches(file):
+        yield Block(
+            user=batch["user_id"].to_numpy(),
+            item=items.rows(batch["item_id"].to_numpy()),
+            surface=batch["surface"].to_numpy(),
+            action=batch["action"].to_numpy(),
+            time=batch["time"].cast(pa.int64()).to_numpy(),
+        )
+
+
+def _batches(file: Path) -> Iterator[pa.RecordBatch]:
+    """Raises:
+    DataError: the file is damaged.
+    """
+    try:
+        with pq.ParquetFile(file) as part:
+            yield from part.iter_batches(BLOCK, columns=["user_id", "time", "item_id", "surface", "action"])
+    except (pa.ArrowInvalid, UnicodeDecodeError, OSError) as error:
+        raise unreadable(file, error) from None
 
 
 def build(folder: Path, blocks: Callable[[], Iterable[Block]], items: np.ndarray, facts: dict[str, Any]) -> None:

@@ -90,7 +90,7 @@ class DatasetConfig(Config):
     surfaces: list[str] = pydantic.Field(min_length=1, max_length=127)
     actions: list[str] = pydantic.Field(min_length=1, max_length=127)
     tasks: list[TaskConfig] = pydantic.Field(min_length=1)
-    dense: list[str]
+    dense: list[str] = pydantic.Field(min_length=1)
     item_attributes: list[str] = []
     user_attributes: list[str] = []
     context: list[str] = []

@@ -14,6 +14,7 @@ from streaming.errors import DataError
 from streaming.schema import (
     CANDIDATE_COLUMNS,
     CATEGORICAL_TYPES,
+    TaskConfig,
     engagement_schema,
     entity_schema,
     request_schema,
@@ -125,7 +126,7 @@ def _entities(path: Path, key: str, attributes: list[str]) -> Int:
     file.require_columns(table, entity_schema(key, attributes), attributes)
     file.require_no_null(table[key], key)
     ids = table[key].to_numpy()
-    later = np.concatenate([[True], np.diff(ids) > 0])[: len(ids)]
+    later = np.concatenate([[True], ids[1:] > ids[:-1]])[: len(ids)]
     file.require(later, key, "is not larger than the id before it", "Sort by id and keep one row per id.", ids)
     return ids
 
@@ -175,7 +176,7 @@ def _requests(dataset: Dataset, window: Window, *, items: Int, users: Int) -> In
     request_id, time = table["request_id"].to_numpy(), _microseconds(table["time"])
     _require_window(file, time, window)
     sorted_ = np.ones(len(time), dtype=bool)
-    sorted_[1:] = (np.diff(time) > 0) | ((np.diff(time) == 0) & (np.diff(request_id) >= 0))
+    sorted_[1:] = (np.diff(time) > 0) | ((np.diff(time) == 0) & (request_id[1:] >= request_id[:-1]))
     file.require(sorted_, "time", "is out of order", "Sort by (time, request_id).", _stamps(time))
     first = np.zeros(len(time), dtype=bool)
     first[np.unique(request_id, return_index=True)[1]] = True
@@ -227,7 +228,7 @@ def _candidates(file: _File, dataset: Dataset, table: pa.Table, time: Int, items
     each.require(np.isfinite(weight) & (weight >= 0), "supervision.weight", "is not allowed", remedy, weight)
     for task in config.tasks:
         label, known_at = flat[f"supervision.label_{task.name}"], flat[f"supervision.label_time_{task.name}"]
-        _labels(each, task.name, label, known_at, time[row_of], int(task.delay_seconds * 1e6))
+        _labels(each, task, label, known_at, time[row_of])
 
 
 def _dense(file: _File, dense: pa.Array, names: list[str]) -> None:
@@ -245,8 +246,9 @@ def _dense(file: _File, dense: pa.Array, names: list[str]) -> None:
         file.require(finite[:, column], f"dense[{names[column]}]", "is not finite", remedy, table[:, column])
 
 
-def _labels(file: _File, task: str, label: pa.Array, known_at: pa.Array, time: Int, delay: int) -> None:
+def _labels(file: _File, config: TaskConfig, label: pa.Array, known_at: pa.Array, time: Int) -> None:
     """Check one task's labels [C] and label times [C] against the requests' times [C]."""
+    task, delay = config.name, int(config.delay_seconds * 1e6)
     name, time_name = f"supervision.label_{task}", f"supervision.label_time_{task}"
     known = label.is_valid().to_numpy(zero_copy_only=False)
     timed = known_at.is_valid().to_numpy(zero_copy_only=False)
@@ -262,6 +264,10 @@ def _labels(file: _File, task: str, label: pa.Array, known_at: pa.Array, time: I
     file.require(at >= time, time_name, "is earlier than the request's time", remedy, _stamps(at))
     remedy = f"Raise delay_seconds of task {task} in dataset.yaml (now {delay / 1e6:g}), or correct the time."
     file.require(at - time <= delay, time_name, "is later than the task's largest delay allows", remedy, _stamps(at))
+    if config.attribution_seconds is not None:
+        counts = (value == 0) | (at - time <= int(config.attribution_seconds * 1e6))
+        remedy = f"Raise attribution_seconds of task {task} (now {config.attribution_seconds:g}), or write 0."
+        file.require(counts, time_name, "is of a 1 after the attribution window", remedy, _stamps(at))
 
 
 def _engagements(dataset: Dataset, window: Window, *, items: Int, users: Int) -> None:
@@ -274,7 +280,7 @@ def _engagements(dataset: Dataset, window: Window, *, items: Int, users: Int) ->
     user, time = table["user_id"].to_numpy(), _microseconds(table["time"])
     _require_window(file, time, window)
     sorted_ = np.ones(len(time), dtype=bool)
-    sorted_[1:] = (np.diff(user) > 0) | ((np.diff(user) == 0) & (np.diff(time) >= 0))
+    sorted_[1:] = (user[1:] > user[:-1]) | ((user[1:] == user[:-1]) & (np.diff(time) >= 0))
     file.require(sorted_, "time", "is out of order", "Sort by (user_id, time).", _stamps(time))
     _require_known(file, "user_id", user, users, "users.parquet")
     _require_known(file, "item_id", table["item_id"].to_numpy(), items, "items.parquet")

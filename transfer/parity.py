@@ -63,6 +63,7 @@ def parities(
     starts = range(0, max(len(every) - BLOCK, 0) + 1, BLOCK)
     blocks = [every[start : None if start == starts[-1] else start + BLOCK] for start in starts] if every else []
     judged: dict[str, dict[int, Gain]] = {}
+    last: dict[str, int] = {}
     for block in blocks:
         by_surface: dict[str, UserSums] = {}
         for name, windows in present.items():
@@ -75,12 +76,13 @@ def parities(
             span = f"windows {block[0]} to {block[-1]}"
             for one in gain.gains(of_surface, surface=name, span=span, pairs=[pair], replicates=replicates):
                 judged.setdefault(name, {})[block[0]] = one
+                last[name] = block[-1]
     order = [name for name in [*present, POOLED] if name in judged]
     return [
         Parity(
             surface=name,
             first=min(judged[name]),
-            last=every[-1],
+            last=last[name],
             reached=level_from(judged[name]),
             final=list(judged[name].values())[-1],
         )

@@ -17,6 +17,7 @@ from foundation.hstu.id_table import MISS, IdTable
 from streaming.batch import BatchReader, RequestBatch
 from streaming.catalogue import UNKNOWN
 from streaming.config import Config as BaseConfig
+from streaming.errors import ConfigError
 from streaming.inputs import Inputs
 from streaming.requests import Requests
 
@@ -132,6 +133,11 @@ class BatchVocabulary(nn.Module):
 
     def __init__(self, *, config: Config, inputs: Inputs) -> None:
         super().__init__()
+        known = [*inputs.item_features, *inputs.user_features, *inputs.context]
+        if unknown := sorted(config.rows.keys() - set(known)):
+            raise ConfigError(
+                f"vocabulary.rows: there is no feature {', '.join(unknown)}; allowed are {', '.join(known)}."
+            )
 
         def vocabulary(features: list[str]) -> Vocabulary:
             capacity = {name: config.rows.get(name, config.default) for name in features}

@@ -80,6 +80,9 @@ class MessageReader:
         self.config = config
         self._items, self._users = items, users
         self._tasks = {task.name: round(task.delay_seconds * 1e6) for task in config.tasks}
+        self._attributed = {
+            task.name: round((task.attribution_seconds or task.delay_seconds) * 1e6) for task in config.tasks
+        }
 
     @staticmethod
     def of(dataset: Dataset) -> "MessageReader":
@@ -185,6 +188,8 @@ class MessageReader:
             raise BadMessage(f"label.{task}: allowed are 0 and 1")
         if type(known_at) is not int or not made <= known_at <= made + self._tasks[task]:
             raise BadMessage(f"label.{task}: known before its request, or later than delay_seconds allows")
+        if label == 1 and known_at > made + self._attributed[task]:
+            raise BadMessage(f"label.{task}: a 1 later than attribution_seconds allows; only what comes before counts")
 
     def _require_user(self, user: int) -> None:
         if not _listed(np.asarray([user]), self._users)[0]:

@@ -332,3 +332,12 @@ def test_an_export_that_is_cut_short_is_none(
     monkeypatch.undo()
     made.export(folder)
     assert {path.name for path in folder.iterdir()} == set(ARMS)
+
+
+def test_a_part_of_an_export_is_made_whole(learner: MakeLearner, tmp_path: Path) -> None:
+    made, folder = learner(), tmp_path / "window=00001"
+    for name in ("control", ".treated.partial"):
+        (folder / name).mkdir(parents=True)
+    made.export(folder)
+    assert {path.name for path in folder.iterdir()} == set(ARMS)
+    assert (folder / "control" / "expert.safetensors").is_file()

@@ -142,3 +142,16 @@ def test_keys_are_those_allowed_at_the_place(values: dict[str, Any], where: str,
     said = str(raised.value)
     assert f"key '{where}'" in said
     assert f"Allowed keys here: {', '.join(owner.model_fields)}." in said
+
+
+def test_a_key_that_is_given_twice(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"(?s)job\.yaml: not valid YAML: the key 'engine' is there twice.*line 2"):
+        load(tmp_path, "name: x\nengine: {threads: 2}\nrate: 0.1\nengine: {kind: fast}\n")
+    assert load(tmp_path, "name: &n x\ntags: [name, name, *n]\n").tags == ["name", "name", "x"]
+
+
+def test_text_in_another_encoding(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_bytes("name: größer\n".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"job\.yaml: not UTF-8 .*Save it as UTF-8"):
+        config.load(path, Job)

@@ -1,13 +1,17 @@
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
-from streaming.dataset import Dataset
+from streaming.catalogue import Catalogue
+from streaming.dataset import Dataset, read_parquet
+from streaming.engagement_build import part_blocks
 from streaming.errors import DataError
 from streaming.importers.synthetic import Synthetic
 from streaming.validate import validate
@@ -233,3 +237,56 @@ def test_empty_parts_and_unknown_categories_are_allowed(small: Dataset, tmp_path
     strings = retyped("store", pa.string())(put("store", item(0, None))(small.requests(2)))
     pq.write_table(strings, copy.request_file(2))
     validate(copy)
+
+
+def test_ids_from_one_end_of_64_bits_to_the_other(tmp_path: Path, small: Dataset) -> None:
+    """Neighbours may lie further apart than a signed number of 64 bits can say."""
+    far = Catalogue.read(pa.table({"user_id": [-6 * 10**18, 6 * 10**18]}), id_column="user_id", attributes=[])
+    assert far.rows(np.array([6 * 10**18])).tolist() == [1]
+    copy = Dataset(path=tmp_path / "copy", config=small.config)
+    shutil.copytree(small.path, copy.path)
+    ids = {user: 6 * 10**18 if user == 105 else -6 * 10**18 + user for user in range(100, 106)}
+    assert set(ids) == set(small.users()["user_id"].to_pylist())
+
+    def spread(values: list) -> None:
+        values[:] = [ids[value] for value in values]
+
+    for file in [copy.path / "users.parquet", *sorted(copy.path.glob("*/window=*/*.parquet"))]:
+        pq.write_table(put("user_id", spread)(pq.ParquetFile(file).read()), file)
+    validate(copy)
+
+
+def test_a_1_after_the_attribution_window(small: Dataset, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(small.path, copy)
+    described = yaml.safe_load((copy / "dataset.yaml").read_text(encoding="utf-8"))
+    described["tasks"][0] |= {"attribution_seconds": 60.0, "delay_seconds": 120.0}
+    (copy / "dataset.yaml").write_text(yaml.safe_dump(described), encoding="utf-8")
+    validate(Dataset.open(copy))
+    file = copy / small.request_file(WINDOW).relative_to(small.path)
+    rows = pq.ParquetFile(file).read()["supervision"].to_pylist()
+    row, candidate = next(
+        (r, row["label_purchase"].index(1)) for r, row in enumerate(rows) if 1 in row["label_purchase"]
+    )
+    late = put("supervision.label_time_purchase", shift(row, candidate, 90))
+    pq.write_table(late(pq.ParquetFile(file).read()), file)
+    with pytest.raises(DataError, match=r"is of a 1 after the attribution window.*Raise attribution_seconds .*now 60"):
+        validate(Dataset.open(copy))
+
+
+@pytest.mark.parametrize("name", ["requests", "engagements"])
+def test_a_damaged_part_is_named(small: Dataset, tmp_path: Path, name: str) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(small.path, copy)
+    (file,) = sorted(copy.glob(f"{name}/window=00002/*.parquet"))
+    whole, items = file.read_bytes(), Catalogue.read(small.items(), id_column="item_id", attributes=[])
+    readers = [read_parquet, *([partial(part_blocks, items=items)] if name == "engagements" else [])]
+    found = []
+    for place in range(0, len(whole), max(1, len(whole) // 40)):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        for read in readers:
+            try:
+                list(read(file))
+            except DataError as error:
+                found.append(str(error))
+    assert found and all(message.startswith(f"{file}: not a readable Parquet file") for message in found)

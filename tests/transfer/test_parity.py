@@ -67,3 +67,12 @@ def test_a_surface_is_counted_from_where_it_begins(tmp_path: Path, make_table) -
         predictions.write(tmp_path, surface="new", window=window, table=table if window > 4 else table.slice(0, 0))
     new = next(each for each in parity.parities(tmp_path, task="buy", replicates=200) if each.surface == "new")
     assert (new.first, new.reached, new.windows) == (5, 5, 0)
+
+
+def test_a_surface_that_ends_is_judged_to_its_end(tmp_path: Path, make_table) -> None:
+    for window in range(1, 13):
+        predictions.write(tmp_path, surface="on", window=window, table=make_table(seed=window))
+        if window <= 8:
+            predictions.write(tmp_path, surface="over", window=window, table=make_table(seed=window))
+    over = next(each for each in parity.parities(tmp_path, task="buy", replicates=50) if each.surface == "over")
+    assert (over.first, over.last, over.final.span) == (1, 8, "windows 5 to 8")

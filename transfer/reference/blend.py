@@ -23,7 +23,7 @@ def blend(trees_C: np.ndarray, teacher_C: np.ndarray) -> np.ndarray:
 
 
 def add_blended(run: Path) -> None:
-    """Add the arm to every prediction table of ``run`` that has both; tables that have it already stay as they are."""
+    """Add the arm to every prediction table of ``run`` that has both; tables that have it as it is now stay."""
     for surface in predictions.surfaces(run):
         for window in predictions.windows(run, surface):
             table = predictions.read(run, surface=surface, window=window)
@@ -36,8 +36,9 @@ def blended(table: pa.Table) -> pa.Table:
     """``table`` with the arm's columns, one a task of which it has predictions of trees and of the teacher."""
     for trees in [c for name in table.column_names if (c := Column.parse(name)) is not None and c.arm == LIGHTGBM]:
         teacher, made = Column(trees.task, FM_HEAD, 0), Column(trees.task, BLENDED, trees.seed)
-        if teacher.name not in table.column_names or made.name in table.column_names:
+        if teacher.name not in table.column_names:
             continue
-        values = blend(table[trees.name].to_numpy(), table[teacher.name].to_numpy())
-        table = table.append_column(pa.field(made.name, pa.float32(), nullable=False), pa.array(values))
+        values = pa.array(blend(table[trees.name].to_numpy(), table[teacher.name].to_numpy()))
+        field, place = pa.field(made.name, pa.float32(), nullable=False), table.schema.get_field_index(made.name)
+        table = table.append_column(field, values) if place < 0 else table.set_column(place, field, values)
     return table

@@ -147,8 +147,9 @@ class Boosting:
             label_C=supervision.label[:, self._task].copy(),
             known_C=supervision.known_time[:, self._task].copy(),
         )
-        # A label of 1 is often known sooner than one of 0: both count when either would be known.
-        known_time_C = np.maximum(known_time_C, time_C + round(task.delay_seconds * 1_000_000))
+        if task.attribution_seconds is not None and task.given is None:
+            # A label of 1 is known sooner than one of 0: both count when either would be known.
+            known_time_C = np.maximum(known_time_C, time_C + round(task.delay_seconds * 1_000_000))
         self._past.append(_Learned(feature_CF=feature_CF, label_C=label_C, known_time_C=known_time_C))
         self._windows += 1
         self._features.learn(window)

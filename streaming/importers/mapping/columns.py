@@ -154,6 +154,11 @@ def times(array: pa.Array, config: TimeConfig) -> tuple[Int, Mask, Mask]:
 
 
 def _since_1970(array: pa.Array, config: TimeConfig) -> tuple[Int, Mask, Mask]:
+    if config.zone is not None:
+        raise DataError(
+            f"column '{config.column}' holds numbers since 1970-01-01 UTC, which have no zone. Leave out the zone, or "
+            "write times as text with unit: iso."
+        )
     factor = UNITS[config.unit]
     if pa.types.is_string(array.type):
         with contextlib.suppress(pa.ArrowInvalid):  # numbers with a fraction, or none: as floating-point ones, below
@@ -184,13 +189,16 @@ def _iso(text: pa.Array, config: TimeConfig) -> tuple[pa.Array, Mask]:
 def _iso_or_none(value: str | None, config: TimeConfig) -> datetime | None:
     try:
         time = None if value is None else datetime.fromisoformat(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if time is None or time.tzinfo is not None:
         return time
     if config.zone is None:
         return None
-    return _zoned(pa.array([time], pa.timestamp("us")), config)[0].as_py()
+    try:
+        return _zoned(pa.array([time], pa.timestamp("us")), config)[0].as_py()
+    except OverflowError:  # in the first or last hours that a date can be in
+        return None
 
 
 def _zoned(stamps: pa.Array, config: TimeConfig) -> pa.Array:

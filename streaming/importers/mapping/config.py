@@ -16,6 +16,7 @@
 Wherever a column is asked for, its name alone will do. ``docs/data.md`` has worked examples.
 """
 
+import codecs
 import re
 from datetime import datetime, timedelta
 from typing import Any, Literal, Self
@@ -23,6 +24,7 @@ from typing import Any, Literal, Self
 import pydantic
 
 from streaming.config import Config
+from streaming.features import derived
 from streaming.importers.mapping.negatives import Negatives
 from streaming.importers.mapping.roles import (
     AttributeConfig,
@@ -34,7 +36,10 @@ from streaming.importers.mapping.roles import (
 )
 
 LENGTHS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
-RESERVED = {"request_id", "user_id", "time", "candidate_id", "item_id", "surface", "dense", "supervision"}
+RESERVED = {
+    *("request_id", "user_id", "time", "candidate_id", "item_id", "surface", "dense", "supervision"),
+    *("history_check", "item", "surface_item"),
+}
 
 
 class CsvConfig(Config):
@@ -55,6 +60,15 @@ class CsvConfig(Config):
     quote: str | None = pydantic.Field(default='"', min_length=1, max_length=1)
     newlines_in_values: bool = False
     null_values: list[str] = ["", "NULL", "null", "NaN", "nan", "None", "\\N"]
+
+    @pydantic.field_validator("encoding")
+    @classmethod
+    def _known(cls, encoding: str) -> str:
+        try:
+            codecs.lookup(encoding)
+        except LookupError:
+            raise ValueError(f"there is no encoding {encoding!r}; allowed are names such as utf-8 or cp1252") from None
+        return encoding
 
 
 class FilesConfig(Config):
@@ -109,6 +123,8 @@ class EngagementConfig(Config):
         given = [name for name, value in {**own, "surface": self.surface}.items() if value is not None]
         if self.files is None and given:
             raise ValueError(f"'{given[0]}' is for engagements from other files: give 'files', or leave it out")
+        if self.task is None and self.label == 0:
+            raise ValueError("'label' is that of a task: name the task, or leave it out")
         return self
 
 
@@ -244,7 +260,7 @@ class MappingConfig(Config):
                 raise ValueError(f"{what} must have different names, but {min(repeated)} is repeated")
         for name in [*self.context, *self.items.attributes, *self.users.attributes]:
             if name in RESERVED or re.match("tag_", name):
-                raise ValueError(f"{name} is a column of the format: give this context or attribute another name")
+                raise ValueError(f"{name} is a name of the format: give this context or attribute another name")
         for action in self.actions:
             if action.task is not None and action.task not in tasks:
                 raise ValueError(f"engagement {action.action}: task must be one of {', '.join(tasks)}")
@@ -270,6 +286,10 @@ class MappingConfig(Config):
                 f"context {telling} reads a column of the item: with drawn negatives a row's item is the positive, and "
                 "its category in the context would tell the label. Make it an attribute of items only"
             )
+        if self.negatives is not None and self.weight is not None:
+            raise ValueError("drawn negatives weigh what they stand for in their pool: leave out 'weight'")
+        if self.with_as_of_features and (same := sorted(self.dense.keys() & derived([*self.items.attributes]).keys())):
+            raise ValueError(f"dense {same[0]} is the name of an as-of feature: give the column another name")
         if not self.dense and not self.with_as_of_features:
             raise ValueError("nothing to read: give 'dense' columns, or leave out 'as_of_features'")
         if self.latest <= self.earliest:

@@ -74,6 +74,8 @@ class SurfaceConfig(_Column):
     def _one(self) -> Self:
         if sum(each is not None for each in (self.column, self.constant, self.item_attribute)) != 1:
             raise ValueError("give exactly one of column, constant, item_attribute; for example {constant: feed}")
+        if self.constant is not None and (self.names or self.prefix or self.otherwise is not None):
+            raise ValueError("constant is the one surface: leave out names, prefix and otherwise")
         return self
 
 

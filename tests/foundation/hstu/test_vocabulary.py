@@ -11,6 +11,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from foundation.hstu.eviction import DAY
 from foundation.hstu.vocabulary import BatchVocabulary, Slots, Vocabulary
 from streaming.batch import keyed
+from streaming.errors import ConfigError
 from streaming.workspace import Workspace
 
 
@@ -201,3 +202,8 @@ def test_slots_of_some_items_are_their_bags_and_all_others(workspace: Workspace)
         assert some.counts == (len(kept), *slots.counts[1:])
         assert rows(some) == [bags[item] for item in kept] + bags[items:]
         assert some.evicted.equal(slots.evicted)
+
+
+def test_rows_of_a_feature_that_is_not_there(workspace: Workspace) -> None:
+    with pytest.raises(ConfigError, match=r"vocabulary\.rows: there is no feature sku; allowed are item_id, "):
+        BatchVocabulary.Config(rows={"sku": 64}).build(workspace.inputs)

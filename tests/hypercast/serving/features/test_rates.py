@@ -39,6 +39,7 @@ def open_(path: Path) -> Workspace:
 
 def export(data: Path, folder: Path, *, before: int, rates: LabelRateColumns.Config = RATES) -> Path:
     """The folder of an arm whose expert reads ``rates``."""
+    folder.mkdir(parents=True, exist_ok=True)
     told = export_rates(folder, open_(data).with_label_rates(rates), before=before)
     assert told is not None
     arm = folder / "control"
@@ -86,6 +87,7 @@ def test_a_workspace_that_has_read_on_exports_the_same(data: Path, tmp_path: Pat
     training = open_(data).with_label_rates(RATES)
     for window in training.dataset.windows:
         training.requests(window.index)
+    (tmp_path / "far").mkdir()
     export_rates(tmp_path / "far", training, before=4)
     arm = export(data, tmp_path / "fresh", before=4)
     assert (tmp_path / "far" / TABLES).read_bytes() == (arm.parent / TABLES).read_bytes()

@@ -112,6 +112,7 @@ def test_an_expert_of_a_file_exports_what_would_be_read_after_the_last_window(ra
     version = SpinUp(platform=copy.config, name="fresh").train(backfill=1, progress=lambda message, share: None)
     last = copy.next_window.index
     assert version.training.last == last == copy.workspace().dataset.windows[-1].index
+    (tmp_path / "after").mkdir()
     export_rates(tmp_path / "after", copy.workspace().with_label_rates(copy.config.expert.label_rates), before=last + 1)
     assert (version.path / "model" / TABLES).read_bytes() == (tmp_path / "after" / TABLES).read_bytes()
     assert (version.path / "model" / TABLES).read_bytes() != (exported(rated, 0) / TABLES).read_bytes()

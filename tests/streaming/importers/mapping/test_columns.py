@@ -129,3 +129,14 @@ def test_absurd_times_are_no_times_and_do_not_overflow() -> None:
     assert times(text, TimeConfig(column="ts"))[2].all()
     whole = pa.array([np.iinfo(np.int64).max, np.iinfo(np.int64).min])
     assert times(whole, TimeConfig(column="ts"))[2].all()
+
+
+def test_numbers_have_no_zone() -> None:
+    with pytest.raises(DataError, match="column 'ts' holds numbers since 1970-01-01 UTC, which have no zone"):
+        times(pa.array([1_719_835_200]), TimeConfig(column="ts", unit="s", zone="Europe/Berlin"))
+
+
+def test_a_time_at_the_first_hour_of_dates_is_none() -> None:
+    text = pa.array(["2024-05-01T00:00:00", "0001-01-01T00:00:00", "no time"])
+    _, _, bad = times(text, TimeConfig(column="ts", unit="iso", zone="Europe/Berlin"))
+    assert bad.tolist()[2] and not bad[0]

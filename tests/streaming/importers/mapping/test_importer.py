@@ -3,6 +3,7 @@
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,7 @@ from streaming.validate import validate
 from tests.streaming.importers.mapping.conftest import Import
 from tests.streaming.importers.mapping.shop import (
     DAY,
+    SHOP,
     START,
     candidates_of,
     everything,
@@ -287,3 +289,20 @@ def test_an_iterable_reader_may_stand_in_for_files(tmp_path: Path) -> None:
     found = everything(Mapping(config=config, folder=tmp_path, read=read).build(tmp_path / "one"))
     assert found == everything(mapping(tmp_path).build(tmp_path / "other"))
     assert seen == [["user", "item", "ts", "page", "clicked", "bought", "store", "genre"]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"items": {"attributes": {"item": "genre"}}}, "item is a name of the format"),
+        ({"context": {"history_check": "store"}}, "history_check is a name of the format"),
+        ({"dense": {"user_count": {"column": "item"}}, "as_of_features": True}, "user_count is the name of an as-of"),
+        ({"surface": {"constant": "feed", "prefix": "x"}}, "constant is the one surface"),
+        ({"engagements": [{"action": "view", "label": 0}]}, "'label' is that of a task"),
+        ({"rows": {"files": "log.csv", "csv": {"encoding": "ansy"}}}, "there is no encoding 'ansy'"),
+        ({"weight": "item", "negatives": {"per_positive": 2}}, "leave out 'weight'"),
+    ],
+)
+def test_what_would_be_ignored_or_taken_for_something_else_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        configuration.parse({**SHOP, **changes}, MappingConfig, source="here")
