@@ -1,11 +1,13 @@
 """A small platform that has run to its end, MLflow included: read only, copy its folder before changing it."""
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from mlflow import MlflowClient
 
 from hypercast.runtime.config import PlatformConfig
@@ -53,13 +55,17 @@ def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @pytest.fixture(scope="session")
 def platform_file(small_dataset: Dataset, mlflow_store: bytes) -> Callable[..., Path]:
-    """Write a platform file for the small data set; the run folder that it names has an MLflow store already."""
+    """Write a platform file for the small data set, with ``extra`` keys or others in place of the usual ones; the run
+    folder that it names has an MLflow store already.
+    """
 
     def write(run: Path, extra: str = "") -> Path:
         run.mkdir(parents=True)
         (run / "mlflow.db").write_bytes(mlflow_store)
         file = run.with_suffix(".yaml")
-        file.write_text(PLATFORM.format(dataset=small_dataset.path, run=run) + extra, encoding="utf-8")
+        usual = re.split(r"(?m)^(?=\w)", PLATFORM.format(dataset=small_dataset.path, run=run))
+        kept = [block for block in usual if block.partition(":")[0] not in (yaml.safe_load(extra) or {})]
+        file.write_text("".join(kept) + extra, encoding="utf-8")
         return file
 
     return write
