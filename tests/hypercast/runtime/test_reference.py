@@ -67,6 +67,7 @@ def test_they_read_what_the_teacher_says_now(run: Path) -> None:
             predictions.write(run, surface=surface, window=window, table=table)
     reference.add_trees(run, progress=quiet, treated=True)
     assert not np.array_equal(said(run, LIGHTGBM_TREATED, 4), before)
+    np.testing.assert_array_equal(said(run, BLENDED, 4), blend(said(run, LIGHTGBM, 4), said(run, FM_HEAD, 4)))
 
 
 def test_trees_are_grown_once_for_runs_that_share_a_source(run: Path, tmp_path: Path) -> None:
